@@ -1,0 +1,1 @@
+"""The bank service: serves memory snippets."""

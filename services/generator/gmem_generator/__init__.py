@@ -1,0 +1,1 @@
+"""The front end: admission, bank draw, batching, answers. Imports no torch."""

@@ -1,0 +1,1 @@
+"""The trainer: embed, build, train, evaluate, publish."""

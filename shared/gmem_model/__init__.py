@@ -1,0 +1,1 @@
+"""The networks, transports, samplers and the engine; the only shared package that imports torch."""

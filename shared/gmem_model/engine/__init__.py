@@ -1,0 +1,1 @@
+"""Continuous batching at the granularity of one network evaluation."""

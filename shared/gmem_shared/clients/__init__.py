@@ -1,0 +1,1 @@
+"""Clients of our services; each implements a port."""

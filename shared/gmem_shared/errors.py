@@ -1,0 +1,287 @@
+"""The one error tree of the product, and how each error leaves a service.
+
+```
+GmemError
+├── InvalidRequestError      400  the request is malformed
+├── NotFoundError            404
+│   ├── UnknownClassError, UnknownBankError, UnknownModelError, UnknownVersionError,
+│   └── UnknownAliasError, UnknownRowError, UnknownSamplerError
+├── ConflictError            409
+│   ├── PublishConflictError      somebody published first
+│   ├── AliasConflictError        somebody moved the alias first
+│   └── EncoderMismatchError      bank and model were made with different encoders
+├── TooLargeError            413
+├── OutOfRangeError          422  well-formed, but a value is not acceptable
+├── CancelledError           499  the caller went away
+├── OverloadedError          429  with ``retry_after_seconds``
+├── NotReadyError            503  with a reason and ``retry_after_seconds``
+├── CorruptVersionError      503  bytes in the store are not the published ones
+├── StorageError             503  the object store does not answer
+├── DeadlineExceededError    504
+└── InternalError            500  a defect of ours, never the caller's fault
+```
+
+A message says what was expected, what was found and what to do. ``STATUS`` is the only place
+that maps a class to HTTP and gRPC; :func:`to_problem` and :func:`from_problem` carry an error
+across a process border (HTTP body, gRPC trailing metadata, Triton error message) unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import grpc
+
+PROBLEM_METADATA_KEY = "gmem-problem-bin"
+"""gRPC trailing metadata that carries the JSON of :func:`to_problem`."""
+
+
+class GmemError(Exception):
+    """Base of every error the product raises on purpose.
+
+    Args:
+        detail: What was expected, what was found and what to do.
+        errors: For invalid input, one ``{"field", "message"}`` per offending field.
+        retry_after_seconds: When trying again makes sense, the earliest moment.
+    """
+
+    code: ClassVar[str] = "error"
+    title: ClassVar[str] = "Error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: list[dict[str, str]] | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors or []
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidRequestError(GmemError):
+    """The request cannot be understood."""
+
+    code = "invalid_request"
+    title = "The request is malformed"
+
+
+class NotFoundError(GmemError):
+    """Something the request names does not exist."""
+
+    code = "not_found"
+    title = "Not found"
+
+
+class UnknownClassError(NotFoundError):
+    """No class of the bank has this id, name or alias."""
+
+    code = "unknown_class"
+    title = "Unknown class"
+
+
+class UnknownBankError(NotFoundError):
+    """The store holds no bank of this name."""
+
+    code = "unknown_bank"
+    title = "Unknown bank"
+
+
+class UnknownModelError(NotFoundError):
+    """The store holds no model of this name."""
+
+    code = "unknown_model"
+    title = "Unknown model"
+
+
+class UnknownVersionError(NotFoundError):
+    """The bank or model exists, but not in this version."""
+
+    code = "unknown_version"
+    title = "Unknown version"
+
+
+class UnknownAliasError(NotFoundError):
+    """The bank or model exists, but nothing has been given this alias."""
+
+    code = "unknown_alias"
+    title = "Unknown alias"
+
+
+class UnknownRowError(NotFoundError):
+    """The bank version has no such row, or it was tombstoned."""
+
+    code = "unknown_row"
+    title = "Unknown row"
+
+
+class UnknownSamplerError(NotFoundError):
+    """No sampler has this name."""
+
+    code = "unknown_sampler"
+    title = "Unknown sampler"
+
+
+class ConflictError(GmemError):
+    """The request does not fit the present state."""
+
+    code = "conflict"
+    title = "Conflict"
+
+
+class PublishConflictError(ConflictError):
+    """A version was published after the one the publisher expected to be the newest."""
+
+    code = "publish_conflict"
+    title = "Another version was published first"
+
+
+class AliasConflictError(ConflictError):
+    """The alias was moved after the generation the caller expected."""
+
+    code = "alias_conflict"
+    title = "The alias was moved first"
+
+
+class EncoderMismatchError(ConflictError):
+    """The bank's snippets come from another encoder than the one the model was trained with."""
+
+    code = "encoder_mismatch"
+    title = "Bank and model do not belong together"
+
+
+class TooLargeError(GmemError):
+    """The request body or the asked answer exceeds a limit."""
+
+    code = "too_large"
+    title = "Too large"
+
+
+class OutOfRangeError(GmemError):
+    """A value is of the right type but outside what is served."""
+
+    code = "out_of_range"
+    title = "A value is out of range"
+
+
+class CancelledError(GmemError):
+    """The caller went away before the answer was ready."""
+
+    code = "cancelled"
+    title = "Cancelled"
+
+
+class OverloadedError(GmemError):
+    """The queue is full; ``retry_after_seconds`` is computed from the backlog."""
+
+    code = "overloaded"
+    title = "The queue is full"
+
+
+class NotReadyError(GmemError):
+    """A part of the system is starting, draining or away."""
+
+    code = "not_ready"
+    title = "Not ready"
+
+
+class CorruptVersionError(GmemError):
+    """A file of a version differs from what was published; it is never served."""
+
+    code = "corrupt_version"
+    title = "A stored version is corrupt"
+
+
+class StorageError(GmemError):
+    """The object store failed or does not answer."""
+
+    code = "storage_failed"
+    title = "The object store failed"
+
+
+class DeadlineExceededError(GmemError):
+    """The answer would come after the caller's deadline."""
+
+    code = "deadline_exceeded"
+    title = "Deadline exceeded"
+
+
+class InternalError(GmemError):
+    """A defect of ours; the log has the details under the request id."""
+
+    code = "internal"
+    title = "Internal error"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How one error class leaves a service."""
+
+    http: int
+    grpc: grpc.StatusCode
+
+
+STATUS: dict[type[GmemError], Status] = {
+    InvalidRequestError: Status(400, grpc.StatusCode.INVALID_ARGUMENT),
+    NotFoundError: Status(404, grpc.StatusCode.NOT_FOUND),
+    ConflictError: Status(409, grpc.StatusCode.ABORTED),
+    EncoderMismatchError: Status(409, grpc.StatusCode.FAILED_PRECONDITION),
+    TooLargeError: Status(413, grpc.StatusCode.INVALID_ARGUMENT),
+    OutOfRangeError: Status(422, grpc.StatusCode.OUT_OF_RANGE),
+    OverloadedError: Status(429, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    CancelledError: Status(499, grpc.StatusCode.CANCELLED),
+    InternalError: Status(500, grpc.StatusCode.INTERNAL),
+    NotReadyError: Status(503, grpc.StatusCode.UNAVAILABLE),
+    CorruptVersionError: Status(503, grpc.StatusCode.DATA_LOSS),
+    StorageError: Status(503, grpc.StatusCode.UNAVAILABLE),
+    DeadlineExceededError: Status(504, grpc.StatusCode.DEADLINE_EXCEEDED),
+    GmemError: Status(500, grpc.StatusCode.UNKNOWN),
+}
+"""Error class to status; a class without a row takes its nearest ancestor's."""
+
+
+def status_of(error: GmemError) -> Status:
+    """Return the HTTP and gRPC status of an error."""
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def to_problem(error: GmemError) -> dict[str, Any]:
+    """Describe an error as an RFC 9457 problem with an OpenAI-shaped ``error`` member."""
+    problem: dict[str, Any] = {
+        "type": f"urn:gmem:error:{error.code}",
+        "title": error.title,
+        "status": status_of(error).http,
+        "detail": error.detail,
+        "code": error.code,
+        "error": {"message": error.detail, "type": error.code, "param": None, "code": error.code},
+    }
+    if error.errors:
+        problem["errors"] = error.errors
+        problem["error"]["param"] = error.errors[0].get("field")
+    if error.retry_after_seconds is not None:
+        problem["retry_after_seconds"] = error.retry_after_seconds
+    return problem
+
+
+def from_problem(problem: dict[str, Any]) -> GmemError:
+    """Rebuild the error that :func:`to_problem` described; an unknown code is a `GmemError`."""
+    error_class = _BY_CODE.get(str(problem.get("code")), GmemError)
+    return error_class(
+        str(problem.get("detail", "no detail given")),
+        errors=problem.get("errors"),
+        retry_after_seconds=problem.get("retry_after_seconds"),
+    )
+
+
+def error_classes() -> list[type[GmemError]]:
+    """Return the whole tree, root first."""
+    found: list[type[GmemError]] = [GmemError]
+    for cls in found:
+        found.extend(cls.__subclasses__())
+    return found
+
+
+_BY_CODE = {cls.code: cls for cls in error_classes()}

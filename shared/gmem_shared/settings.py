@@ -1,0 +1,144 @@
+"""Every setting of the product, typed, one section per service.
+
+Read once, from the environment, by the process's entry point: prefix ``GMEM_``, nesting ``__``.
+``GMEM_STORE__URL=s3://bucket/prefix`` sets ``settings.store.url``. Parts receive values, never the
+environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Section(BaseModel):
+    """A group of settings; unknown names are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class StoreSettings(Section):
+    """Where versions live (``GMEM_STORE__*``)."""
+
+    url: str = ".gmem/store"
+    """A folder, ``file://…``, ``memory://`` or ``s3://bucket/prefix`` (credentials: ``AWS_*``)."""
+
+    cache_dir: Path = Path(".gmem/cache")
+    """Where verified copies of remote versions are kept."""
+
+    poll_seconds: float = Field(default=2.0, gt=0)
+    """How often a running service looks for a moved alias."""
+
+
+class LogSettings(Section):
+    """Logging (``GMEM_LOG__*``)."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Events below this level are dropped."""
+
+    json_lines: bool = False
+    """One JSON object per line instead of text for people."""
+
+
+class BankSettings(Section):
+    """The bank service and its client (``GMEM_BANK__*``)."""
+
+    host: str = "127.0.0.1"
+    """Address the service listens on."""
+
+    http_port: int = Field(default=8100, ge=0, le=65535)
+    """HTTP: reads, draw, gather, search, health, metrics."""
+
+    grpc_port: int = Field(default=8101, ge=0, le=65535)
+    """gRPC: ``gmem.bank.v1.Bank``, health, reflection."""
+
+    address: str = "127.0.0.1:8101"
+    """Where a client finds the gRPC service."""
+
+    timeout_seconds: float = Field(default=10.0, gt=0)
+    """Deadline of one call of the client, retries included."""
+
+    workers: int = Field(default=4, ge=1)
+    """Threads that draw, gather and search."""
+
+    max_rows: int = Field(default=65536, ge=1)
+    """Most rows that one request may ask for."""
+
+    max_open_versions: int = Field(default=4, ge=1)
+    """Versions kept mapped besides those an alias points to."""
+
+
+class EngineSettings(Section):
+    """The engine (``GMEM_ENGINE__*``)."""
+
+    max_rows: int = Field(default=64, ge=1)
+    """Most rows in one network evaluation."""
+
+    max_waiting_rows: int = Field(default=16384, ge=1)
+    """Rows that may wait for a place; beyond, tasks are refused."""
+
+    max_steps: int = Field(default=1000, ge=1)
+    """Most steps a task may ask for."""
+
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of one network evaluation; 1 gives bit-identical images in any batch."""
+
+    max_models: int = Field(default=2, ge=1)
+    """Model versions kept loaded besides those an alias points to."""
+
+
+class GeneratorSettings(Section):
+    """The front end (``GMEM_GENERATOR__*``)."""
+
+    host: str = "127.0.0.1"
+    """Address the front end listens on."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """HTTP."""
+
+    bank_source: str = "gmem_bank.local:LocalBank"
+    """Import string of the bank source; ``gmem_shared.clients.bank:BankClient`` for the service."""
+
+    backend: str = "gmem_model.embedded:EmbeddedBackend"
+    """Import string of the engine; ``gmem_generator.triton_backend:TritonBackend`` for Triton."""
+
+    triton_address: str = "127.0.0.1:8201"
+    """gRPC address of Triton."""
+
+    default_model: str = "digits@production"
+    """Model of a request that names none."""
+
+    max_images: int = Field(default=1024, ge=1)
+    """Most images in one request."""
+
+    max_waiting_images: int = Field(default=4096, ge=1)
+    """Images admitted and unfinished; beyond, requests get 429."""
+
+    max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    """Larger request bodies get 413."""
+
+    default_deadline_ms: int = Field(default=60_000, ge=1)
+    """Deadline of a request that names none."""
+
+    draw_window_ms: float = Field(default=0.0, ge=0)
+    """How long a draw waits for company; requests that arrive during a draw always share the next."""
+
+    drain_seconds: float = Field(default=20.0, ge=0)
+    """How long requests in flight may take after a stop signal."""
+
+
+class Settings(BaseSettings):
+    """All settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GMEM_", env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
+
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    bank: BankSettings = Field(default_factory=BankSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    generator: GeneratorSettings = Field(default_factory=GeneratorSettings)

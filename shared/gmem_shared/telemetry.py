@@ -1,0 +1,113 @@
+"""Every metric name of the product, with unit, labels and buckets; born here and nowhere else.
+
+Dashboards, alerts and documentation may use no other name (a test holds them together).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REQUEST_SECONDS = tuple(round(0.005 * 1.5**k, 6) for k in range(24))
+"""5 ms … 56 s, geometric 1.5 x."""
+STAGE_SECONDS = tuple(round(0.0002 * 1.5**k, 7) for k in range(28))
+"""0.2 ms … 11 s, geometric 1.5 x."""
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """Name, meaning and labels of one metric."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    def counter(self, registry: CollectorRegistry) -> Counter:
+        """Create it as a counter; the name ends in ``_total``."""
+        return Counter(self.name, self.help, self.labels, registry=registry)
+
+    def gauge(self, registry: CollectorRegistry) -> Gauge:
+        """Create it as a gauge."""
+        return Gauge(self.name, self.help, self.labels, registry=registry)
+
+    def histogram(self, registry: CollectorRegistry) -> Histogram:
+        """Create it as a histogram with the buckets given here."""
+        return Histogram(self.name, self.help, self.labels, registry=registry, buckets=self.buckets)
+
+
+GENERATOR_REQUESTS = MetricSpec(
+    "gmem_generator_requests_total", "Requests answered, by route and HTTP status.",
+    ("route", "status"),
+)  # fmt: skip
+GENERATOR_REQUEST_SECONDS = MetricSpec(
+    "gmem_generator_request_seconds", "Time from request to answer.", ("route",), REQUEST_SECONDS
+)
+GENERATOR_STAGE_SECONDS = MetricSpec(
+    "gmem_generator_stage_seconds",
+    "Time of one request spent in a stage: queue, bank, denoise, decode, encode.",
+    ("stage",),
+    STAGE_SECONDS,
+)
+GENERATOR_IMAGES = MetricSpec("gmem_generator_images_total", "Images delivered.")
+GENERATOR_EVALUATIONS = MetricSpec(
+    "gmem_generator_evaluations_total", "Network evaluations of delivered images."
+)
+GENERATOR_IMAGES_WAITING = MetricSpec(
+    "gmem_generator_images_waiting", "Images admitted and not yet finished."
+)
+GENERATOR_BACKLOG_SECONDS = MetricSpec(
+    "gmem_generator_backlog_seconds", "Estimated time to finish what was admitted."
+)
+GENERATOR_DRAW_REQUESTS = MetricSpec(
+    "gmem_generator_draw_requests", "Requests answered by one bank draw.", (), ROWS
+)
+GENERATOR_CANCELLED = MetricSpec(
+    "gmem_generator_cancelled_total", "Requests ended early, by reason.", ("reason",)
+)
+GENERATOR_READY = MetricSpec(
+    "gmem_generator_ready", "1 when a part the front end needs is ready.", ("part",)
+)
+
+ENGINE_EVALUATION_ROWS = MetricSpec(
+    "gmem_engine_evaluation_rows", "Rows in one network evaluation.", (), ROWS
+)
+ENGINE_EVALUATION_SECONDS = MetricSpec(
+    "gmem_engine_evaluation_seconds", "Time of one network evaluation.", (), STAGE_SECONDS
+)
+ENGINE_WASTED_EVALUATIONS = MetricSpec(
+    "gmem_engine_wasted_evaluations_total",
+    "Row evaluations whose image was not delivered, by reason.",
+    ("reason",),
+)
+ENGINE_ROWS_WAITING = MetricSpec("gmem_engine_rows_waiting", "Rows waiting for a place.")
+ENGINE_ROWS_RUNNING = MetricSpec("gmem_engine_rows_running", "Rows in the running batch.")
+ENGINE_MODEL_VERSION = MetricSpec(
+    "gmem_engine_model_version", "Sequence number of the loaded model.", ("model", "alias")
+)
+ENGINE_SWAPS = MetricSpec("gmem_engine_swaps_total", "Model versions taken into use.", ("model",))
+
+BANK_REQUESTS = MetricSpec(
+    "gmem_bank_requests_total", "Requests answered, by method and outcome code.",
+    ("method", "code"),
+)  # fmt: skip
+BANK_REQUEST_SECONDS = MetricSpec(
+    "gmem_bank_request_seconds", "Time to answer.", ("method",), STAGE_SECONDS
+)
+BANK_ROWS = MetricSpec("gmem_bank_rows_total", "Rows drawn or gathered.")
+BANK_VERSION = MetricSpec(
+    "gmem_bank_version", "Sequence number of the bank in use.", ("bank", "alias")
+)
+BANK_SWAPS = MetricSpec("gmem_bank_swaps_total", "Bank versions taken into use.", ("bank",))
+BANK_SWAP_FAILURES = MetricSpec(
+    "gmem_bank_swap_failures_total", "Versions refused: corrupt, unreadable.", ("bank",)
+)
+BANK_OPEN_SNAPSHOTS = MetricSpec("gmem_bank_open_snapshots", "Bank versions mapped into memory.")
+BANK_INEXACT_SEARCHES = MetricSpec(
+    "gmem_bank_short_searches_total", "Approximate searches that fell back to exact ones."
+)
+
+TRAINER_STEP = MetricSpec("gmem_trainer_step", "Training step reached.")
+TRAINER_LOSS = MetricSpec("gmem_trainer_loss", "Training loss, running mean.")
