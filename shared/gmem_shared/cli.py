@@ -6,9 +6,8 @@ An image therefore needs only the extras of the sub-commands it runs.
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar
+from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -25,26 +24,27 @@ COMMANDS = {
 
 
 class _LazyGroup(TyperGroup):
-    targets: ClassVar[dict[str, tuple[str, str]]] = COMMANDS
+    """Knows its commands by import string. Typer keeps click's types private, hence ``Any``."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(self.targets)
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> Any:
-        if cmd_name not in self.targets:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
             return None
-        target, summary = self.targets[cmd_name]
+        target, summary = COMMANDS[cmd_name]
         command = typer.main.get_command(load(target))
         command.name, command.short_help = cmd_name, summary
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self.targets[name][1]) for name in sorted(self.targets)])
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
 
 
-app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False,
-                  rich_markup_mode=None)
+app = typer.Typer(
+    cls=_LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 
 @app.callback()

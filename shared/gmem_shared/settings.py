@@ -124,7 +124,7 @@ class GeneratorSettings(Section):
     """Deadline of a request that names none."""
 
     draw_window_ms: float = Field(default=0.0, ge=0)
-    """How long a draw waits for company; requests that arrive during a draw always share the next."""
+    """How long a draw waits for company; requests that arrive during one share the next."""
 
     drain_seconds: float = Field(default=20.0, ge=0)
     """How long requests in flight may take after a stop signal."""
