@@ -1,0 +1,87 @@
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8000
+T      ?= tests
+ARGS   ?=
+
+# One stamp file per set of dependencies; `dev` contains the others.
+PINS := pyproject.toml requirements/constraints.txt tools/install.py
+
+$(VENV)/.embedded $(VENV)/.distributed $(VENV)/.dev: $(PINS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python tools/install.py $(patsubst .%,%,$(notdir $@))
+	@touch $@
+
+# What `dev` installed need not be installed again for `run`.
+installed = $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.$(1))
+
+##@ Use
+
+.PHONY: run
+run: $(call installed,embedded) ## Train the digits demo once, then serve it in one process (PORT=8000)
+	@$(BIN)/gmem train --preset digits --if-missing
+	@exec $(BIN)/gmem serve --port $(PORT)
+
+.PHONY: run-distributed
+run-distributed: $(call installed,distributed) ## The same as separate processes: bank, Triton, front end
+	@$(BIN)/gmem train --preset digits --if-missing
+	@PORT=$(PORT) exec $(BIN)/supervisord --nodaemon --configuration supervisord.conf
+
+.PHONY: train
+train: $(call installed,embedded) ## Train and publish a new version of the digits demo (ARGS=…)
+	@$(BIN)/gmem train --preset digits $(ARGS)
+
+##@ Develop
+
+.PHONY: setup
+setup: $(VENV)/.dev ## Create .venv with everything, pinned
+
+.PHONY: fmt
+fmt: $(VENV)/.dev ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+.PHONY: types
+types: $(VENV)/.dev ## Check types (mypy, strict)
+	@$(BIN)/mypy
+
+.PHONY: arch
+arch: $(VENV)/.dev ## Check which package may import which
+	@$(BIN)/lint-imports
+
+.PHONY: test
+test: $(VENV)/.dev ## Run the tests (T=path ARGS='-k name')
+	@$(BIN)/python -m pytest $(T) $(ARGS)
+
+.PHONY: proto
+proto: $(VENV)/.dev ## Generate the gRPC code from the .proto files
+	@cd shared && PATH="$(abspath $(BIN)):$$PATH" python -m grpc_tools.protoc -I . \
+		--python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
+		gmem_shared/proto/bank/v1/bank.proto
+
+.PHONY: proto-check
+proto-check: proto ## Fail when the committed gRPC code is not what the .proto files give
+	@git diff --exit-code -- shared/gmem_shared/proto
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Run the benchmarks; each prints a ratio
+	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+.PHONY: clean
+clean: ## Remove the environment and caches; keeps .gmem, the local store
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+.PHONY: help
+help: ## Show this
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*##/ {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)

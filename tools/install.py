@@ -1,0 +1,57 @@
+"""Install this checkout into the running interpreter's environment: ``python tools/install.py EXTRA``.
+
+On Linux, PyPI's torch brings several GB of CUDA packages. On a machine without an NVIDIA GPU this
+asks pip first what it would install, and takes torch from PyTorch's own CPU index if that would
+include CUDA; ``TORCH_INDEX_URL`` names another index.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def pip(*arguments: str) -> str:
+    """Run pip quietly and return what it printed."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    return subprocess.run(
+        [*command, *arguments], check=True, text=True, stdout=subprocess.PIPE
+    ).stdout
+
+
+def brings_cuda(requirement: str) -> bool:
+    """Whether installing the requirement from the configured index would fetch CUDA packages."""
+    report = json.loads(pip("install", "--quiet", "--dry-run", "--report", "-", requirement))
+    names = {item["metadata"]["name"].lower() for item in report["install"]}
+    return any(name.startswith(("nvidia-", "cuda-")) for name in names)
+
+
+def install_torch() -> None:
+    """Install the pinned torch, without CUDA where there is no NVIDIA GPU."""
+    pins = CONSTRAINTS.read_text().splitlines()
+    requirement = next(line for line in pins if line.startswith("torch=="))
+    index = os.environ.get("TORCH_INDEX_URL")
+    if index is None and shutil.which("nvidia-smi") is None and brings_cuda(requirement):
+        index = CPU_INDEX
+    source = ["--index-url", index] if index else []
+    pip("install", "--quiet", *source, requirement)
+
+
+def main() -> None:
+    """Install torch, then the package with one extra, pinned by the constraints."""
+    extra = sys.argv[1]
+    print(f"Installing gmem-serving[{extra}] (a few minutes the first time) …", flush=True)
+    install_torch()
+    pip("install", "--quiet", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[{extra}]")
+
+
+if __name__ == "__main__":
+    main()
