@@ -1,0 +1,35 @@
+"""What all tests share: a missing real component skips a test, or fails it where CI says so."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import pytest
+
+REQUIRED = set(filter(None, os.environ.get("GMEM_TEST_REQUIRE", "").split(",")))
+"""Components whose absence is a failure: ``GMEM_TEST_REQUIRE=triton,browser,s3``."""
+
+COMPONENTS = {
+    "triton": (
+        lambda: importlib.util.find_spec("pytriton") is not None,
+        "the tritonserver wheel (pip install 'gmem-serving[triton]')",
+    ),
+    "browser": (
+        lambda: shutil.which("chromium") is not None,
+        "chromium (apt-get install chromium)",
+    ),
+    "s3": (
+        lambda: shutil.which("radosgw") is not None,
+        "Ceph's S3 server (apt-get install ceph-mon ceph-osd radosgw ceph-common)",
+    ),
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, (present, needed) in COMPONENTS.items():
+        if item.get_closest_marker(marker) and not present():
+            if marker in REQUIRED:
+                pytest.fail(f"needs {needed}")
+            pytest.skip(f"needs {needed}")

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from gmem_shared.settings import Settings
+
+
+def test_the_environment_sets_a_nested_value(monkeypatch) -> None:
+    monkeypatch.setenv("GMEM_STORE__URL", "s3://bucket/prefix")
+    monkeypatch.setenv("GMEM_GENERATOR__PORT", "9000")
+    settings = Settings()
+    assert settings.store.url == "s3://bucket/prefix"
+    assert settings.generator.port == 9000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("GMEM_GENERATOR__PORT", "99999"), ("GMEM_STORE__TYPO", "x"), ("GMEM_LOG__LEVEL", "loud")],
+)
+def test_a_bad_value_or_unknown_name_stops_the_start(monkeypatch, name, value) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_settings_do_not_change_after_start() -> None:
+    with pytest.raises(ValidationError):
+        Settings().store.url = "elsewhere"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for section in Settings.model_fields:
+        for name, field in getattr(Settings(), section).__class__.model_fields.items():
+            assert field.description, f"{section}.{name} has no description"

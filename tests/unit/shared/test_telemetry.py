@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from gmem_shared import telemetry
+from gmem_shared.telemetry import MetricSpec
+
+SPECS = {name: spec for name, spec in vars(telemetry).items() if isinstance(spec, MetricSpec)}
+
+
+def test_names_are_unique() -> None:
+    assert len({spec.name for spec in SPECS.values()}) == len(SPECS)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
+def test_names_follow_the_scheme(spec) -> None:
+    prefix, service, _ = spec.name.split("_", 2)
+    assert prefix == "gmem"
+    assert service in {"generator", "engine", "bank", "trainer"}
+    assert not spec.name.endswith(("_ms", "_us", "_count"))
+
+
+def test_buckets_rise() -> None:
+    for spec in SPECS.values():
+        assert list(spec.buckets) == sorted(set(spec.buckets))
+
+
+def test_two_instances_of_a_service_fit_in_one_process() -> None:
+    first, second = CollectorRegistry(), CollectorRegistry()
+    telemetry.BANK_ROWS.counter(first).inc()
+    telemetry.BANK_ROWS.counter(second).inc(2)
+    assert first.get_sample_value("gmem_bank_rows_total") == 1
+    assert second.get_sample_value("gmem_bank_rows_total") == 2
