@@ -1,0 +1,5 @@
+"""``python -m gmem_shared`` is ``gmem``."""
+
+from gmem_shared.cli import main
+
+main()
