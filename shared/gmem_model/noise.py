@@ -1,0 +1,70 @@
+"""Counter-based normal noise: every value is a pure function of what it is for.
+
+Noise never depends on the batch an image shares, on its place there or on what was drawn before,
+which is what makes an image reproducible under continuous batching. The layout, on
+Philox4x32-10 (`gmem_shared.philox`), is a published format: `docs/formats/noise.md`.
+
+==================  ====================================================================
+key words 0, 1      seed, low and high 32 bits
+counter word 0      element block: the elements 4 b … 4 b + 3 of the latent in (C, H, W) order
+counter word 1      stage: 0 the initial latent, k + 1 the noise of network evaluation k
+counter words 2, 3  index of the image within its seed's stream, low and high 32 bits
+==================  ====================================================================
+
+The four words w of a block become u = (w + 1/2) / 2^32 in (0, 1), and by Box and Muller (1958)
+the pairs (u0, u1) and (u2, u3) become r cos(2 pi u'), r sin(2 pi u') with r = sqrt(-2 ln u).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmem_shared.philox import philox4x32, split64
+
+INITIAL_LATENT = 0
+"""The stage of the latent that sampling starts from."""
+
+
+def stage_of_evaluation(k: int) -> int:
+    """Return the stage of the noise added after network evaluation ``k``."""
+    return k + 1
+
+
+def normal(
+    seeds: NDArray[np.uint64],
+    indices: NDArray[np.int64],
+    stages: NDArray[np.int64],
+    shape: tuple[int, int, int],
+) -> NDArray[np.float64]:
+    """Return standard normal noise for n images at once.
+
+    Args:
+        seeds: uint64 ``(n,)``.
+        indices: int64 ``(n,)``, not negative: the image's number within its seed's stream.
+        stages: int64 ``(n,)``, 0 … 2^32 - 1.
+        shape: ``(C, H, W)`` of the latent.
+
+    Returns:
+        float64 ``(n, C, H, W)``.
+    """
+    size = math.prod(shape)
+    blocks = -(-size // 4)
+    counter = np.empty((len(seeds), blocks, 4), dtype=np.uint32)
+    counter[..., 0] = np.arange(blocks)
+    counter[..., 1] = stages.astype(np.uint32)[:, None]
+    index_low, index_high = split64(indices.astype(np.uint64))
+    counter[..., 2], counter[..., 3] = index_low[:, None], index_high[:, None]
+    key = np.stack(split64(seeds.astype(np.uint64)), axis=-1)[:, None, :]
+    return _box_muller(philox4x32(counter, key))[:, :size].reshape(len(seeds), *shape)
+
+
+def _box_muller(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Map uint32 ``(n, blocks, 4)`` to float64 ``(n, 4 blocks)``."""
+    pairs = ((words + 0.5) * 2.0**-32).reshape(len(words), -1, 2)
+    radius = np.sqrt(-2.0 * np.log(pairs[..., 0]))
+    angle = 2.0 * np.pi * pairs[..., 1]
+    normals = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    return normals.reshape(len(words), -1)
