@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 (the name everybody knows it by)
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,6 +39,23 @@ def position_table(width: int, grid: int) -> NDArray[np.float32]:
     by_column, by_row = np.outer(column, frequencies), np.outer(row, frequencies)
     table = [np.sin(by_column), np.cos(by_column), np.sin(by_row), np.cos(by_row)]
     return np.concatenate(table, axis=1).astype(np.float32)
+
+
+def resample_position_table(table_1TD: Tensor, grid: int) -> Tensor:
+    """Resample a learned position table with one prefix row (DINOv2's CLS) to another grid.
+
+    Args:
+        table_1TD: ``(1, 1 + G0², D)``.
+        grid: The side G of the new grid.
+
+    Returns:
+        ``(1, 1 + G², D)``: the prefix row as it was, the grid bicubic with antialiasing.
+    """
+    prefix_11D, patches_1TD = table_1TD[:, :1], table_1TD[:, 1:]
+    side = math.isqrt(patches_1TD.shape[1])
+    patches_1DGG = patches_1TD.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    resampled = F.interpolate(patches_1DGG, size=(grid, grid), mode="bicubic", antialias=True)
+    return torch.cat([prefix_11D, resampled.flatten(2).transpose(1, 2)], dim=1)
 
 
 def rotary_table(head_width: int, grid: int) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,8 @@ _FORMULAS: dict[EightBit, Callable[[Tensor], Tensor]] = {
     "edm2-latent": lambda y: 255 * y,
 }
 
+_FORMULA_OF_SPACE: dict[str, EightBit] = {"pixels": "rounded"}
+
 
 def quantize(values: Tensor, formula: EightBit) -> Tensor:
     """Map decoded values to 8 bits, uint8 in the same shape.
@@ -40,6 +42,5 @@ def quantize(values: Tensor, formula: EightBit) -> Tensor:
 
 def to_uint8(latents: Tensor, latent_space: PixelSpace) -> NDArray[np.uint8]:
     """Turn latents ``(N, C, H, W)`` into images, uint8 ``(N, H, W, C)``."""
-    del latent_space  # the latents of the only space there is are the pixels themselves
-    pixels: NDArray[np.uint8] = quantize(latents, "rounded").permute(0, 2, 3, 1).cpu().numpy()
-    return np.ascontiguousarray(pixels)
+    images = quantize(latents, _FORMULA_OF_SPACE[latent_space.kind]).permute(0, 2, 3, 1)
+    return np.ascontiguousarray(images.cpu().numpy())
