@@ -86,6 +86,12 @@ class EngineSettings(Section):
     threads: int = Field(default=1, ge=1)
     """CPU threads of one network evaluation; 1 gives bit-identical images in any batch."""
 
+    modulation_bytes: int = Field(default=256 << 20, ge=1)
+    """Memory for the precomputed modulation of the running rows."""
+
+    drain_seconds: float = Field(default=20.0, ge=0)
+    """How long accepted tasks may take after a stop signal."""
+
     max_models: int = Field(default=2, ge=1)
     """Model versions kept loaded besides those an alias points to."""
 

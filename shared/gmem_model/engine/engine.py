@@ -1,0 +1,304 @@
+"""One model version at work: a thread that evaluates whichever rows are running, for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import structlog
+import torch
+from torch import Tensor
+
+from gmem_model.engine.metrics import EngineMetrics
+from gmem_model.engine.request import check_task, resolve_sampler
+from gmem_model.engine.rows import Rows, RowSpec, plan_table
+from gmem_model.engine.scheduler import Row, Scheduler, Task
+from gmem_model.images import to_uint8
+from gmem_model.sit import SiT
+from gmem_shared.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    GmemError,
+    InternalError,
+    NotReadyError,
+)
+from gmem_shared.model_config import ModelConfig
+from gmem_shared.settings import EngineSettings
+from gmem_shared.types import GeneratedImage, GenerationTask, VersionRef
+
+log = structlog.get_logger(__name__)
+
+
+class Listener(Protocol):
+    """Who asked for a task. Called on the engine's thread; must not block.
+
+    An accepted task ends with exactly one call of ``done`` or ``failed``.
+    """
+
+    def image(self, image: GeneratedImage) -> None:
+        """Take one finished image; they come in the order in which they finish."""
+        ...
+
+    def done(self) -> None:
+        """Every image was handed over."""
+        ...
+
+    def failed(self, error: GmemError) -> None:
+        """No further image will come."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """What the scheduler carries for the engine; ``error`` is why the task ended early."""
+
+    request: GenerationTask
+    listener: Listener
+    table: Tensor
+    error: GmemError | None = None
+
+
+class Engine:
+    """Continuous batching of one network: rows join and leave at every evaluation.
+
+    Every method may be called from any thread. ``clock`` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        network: SiT,
+        config: ModelConfig,
+        version: VersionRef,
+        settings: EngineSettings,
+        metrics: EngineMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.version = version
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._rows = Rows(network, settings.max_rows, modulation_bytes=settings.modulation_bytes)
+        self._slots: dict[Row[Work], int] = {}
+        # The lock guards what follows; evaluations and listeners run without it.
+        self._changed = threading.Condition()
+        self._scheduler: Scheduler[Work] = Scheduler(settings.max_rows, settings.max_waiting_rows)
+        self._ended: list[Task[Work]] = []
+        self._closing = False
+        self._reported = (0, 0)
+        self._thread = threading.Thread(target=self._run, name=f"engine-{version}", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is running."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, task: GenerationTask, listener: Listener) -> None:
+        """Queue a task.
+
+        Raises:
+            GmemError: The task is refused and the listener will not be called. See `check_task`,
+                `resolve_sampler`, `Scheduler.submit`; `NotReadyError` when the engine is closing.
+        """
+        check_task(task, self.config, self.version)
+        sampler, num_steps = resolve_sampler(task, self.config, self._settings.max_steps)
+        table = plan_table(sampler, num_steps, self.config.path)
+        with self._changed:
+            if self._closing:
+                raise NotReadyError(f"model {self.version} is draining", retry_after_seconds=1.0)
+            now = self._clock()
+            seconds = task.deadline_seconds
+            scheduled = Task(
+                id=task.id,
+                rows=len(task),
+                evaluations=len(table),
+                payload=Work(task, listener, table),
+                priority=task.priority,
+                deadline=None if seconds is None else now + seconds,
+            )
+            self._scheduler.submit(scheduled, now)
+            self._report()
+            self._changed.notify()
+
+    def cancel(self, task_id: str) -> None:
+        """Stop a task: its rows are in no later evaluation. Ids of ended tasks are ignored."""
+        with self._changed:
+            task = self._scheduler.cancel(task_id)
+            if task is not None:
+                self._end(task, CancelledError(f"task {task_id!r} was cancelled"))
+
+    def retire(self) -> None:
+        """Accept nothing more; the thread ends by itself after the last accepted task."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    def close(self, drain_seconds: float) -> None:
+        """Retire and wait; tasks unfinished after ``drain_seconds`` fail with `NotReadyError`."""
+        self.retire()
+        self._thread.join(drain_seconds)
+        with self._changed:
+            for task in self._scheduler.tasks():
+                error = NotReadyError("the engine was shut down", retry_after_seconds=1.0)
+                self._end(task, error)
+        self._thread.join()
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._settings.threads)
+        with torch.inference_mode():
+            while self._wait():
+                self._turn()
+
+    def _wait(self) -> bool:
+        """Block until there is something to do; false when there never will be."""
+        with self._changed:
+            while self._scheduler.idle and not self._ended and not self._slots:
+                if self._closing:
+                    return False
+                self._changed.wait()
+            return True
+
+    def _turn(self) -> None:
+        joined, running = self._schedule()
+        self._release_slots()
+        try:
+            self._join(joined)
+            self._deliver(self._evaluate(running))
+        except Exception as error:  # whatever broke, it broke these tasks and not the engine
+            log.exception("engine.evaluation.failed", model=str(self.version), rows=len(running))
+            self._fail(
+                (row.task for row in running),
+                InternalError(f"an evaluation of model {self.version} failed: {error!r}"),
+            )
+        self._notify_ended()
+
+    def _schedule(self) -> tuple[list[Row[Work]], list[Row[Work]]]:
+        """Return the rows that join now, and all that run."""
+        with self._changed:
+            now = self._clock()
+            for task in self._scheduler.expire(now):
+                seconds = task.payload.request.deadline_seconds
+                done = f"{task.finished} of {task.rows} images were finished"
+                error = DeadlineExceededError(f"the deadline of {seconds} s came when {done}")
+                self._end(task, error)
+            joined = self._scheduler.admit(now)
+            self._report()
+            return joined, list(self._scheduler.running)
+
+    def _release_slots(self) -> None:
+        """Free the slots of rows that were stopped before their image was delivered."""
+        for row in [row for row in self._slots if not row.running]:
+            slot = self._slots.pop(row)
+            error = row.task.payload.error
+            wasted = self._metrics.wasted_evaluations.labels(error.code if error else "internal")
+            wasted.inc(self._rows.evaluations(slot))
+            self._rows.leave([slot])
+
+    def _join(self, rows: Sequence[Row[Work]]) -> None:
+        if rows:
+            slots = self._rows.join([_spec(row) for row in rows])
+            self._slots.update(zip(rows, slots, strict=True))
+
+    def _evaluate(self, running: Sequence[Row[Work]]) -> list[Row[Work]]:
+        """Take the running rows one evaluation further and return those that are finished."""
+        if not running:
+            return []
+        started = self._clock()
+        finite = self._rows.step([self._slots[row] for row in running])
+        seconds = self._clock() - started
+        self._metrics.evaluation_rows.observe(len(running))
+        self._metrics.evaluation_seconds.observe(seconds)
+        for row, is_finite in zip(running, finite, strict=True):
+            if not is_finite:
+                self._fail([row.task], self._not_finite(row))
+        with self._changed:
+            return self._scheduler.advance(len(running), seconds)
+
+    def _not_finite(self, row: Row[Work]) -> InternalError:
+        log.error("engine.row.not_finite", model=str(self.version), task=row.task.id)
+        return InternalError(
+            f"image {row.position} became NaN or infinite in evaluation {row.evaluation} of "
+            f"{row.task.evaluations} of model {self.version}; try another sampler or more steps, "
+            "and check the model if others fail as well"
+        )
+
+    def _deliver(self, rows: Sequence[Row[Work]]) -> None:
+        """Decode finished rows and hand the images over."""
+        if not rows:
+            return
+        slots = [self._slots[row] for row in rows]
+        started = self._clock()
+        pixels = to_uint8(self._rows.latents(slots), self.config.latent_space)
+        decode_seconds = self._clock() - started
+        for row, image in zip(rows, pixels, strict=True):
+            del self._slots[row]
+            finished = GeneratedImage(
+                position=row.position,
+                pixels=image.copy(),
+                model=self.version,
+                evaluations=row.evaluation,
+                queue_seconds=row.admitted - row.task.submitted,
+                denoise_seconds=started - row.admitted,
+                decode_seconds=decode_seconds,
+            )
+            self._call(row.task, partial(row.task.payload.listener.image, finished))
+        self._rows.leave(slots)
+        for task in {row.task.id: row.task for row in rows}.values():
+            if task.finished == task.rows and task.payload.error is None:
+                self._call(task, task.payload.listener.done)
+        with self._changed:
+            self._report()
+
+    def _notify_ended(self) -> None:
+        with self._changed:
+            ended, self._ended = self._ended, []
+        for task in ended:
+            error = task.payload.error
+            if error is not None:
+                self._call(task, partial(task.payload.listener.failed, error))
+
+    def _call(self, task: Task[Work], call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:  # a listener is foreign code: its defect must not stop other tasks
+            log.exception("engine.listener.failed", task=task.id)
+            self._fail([task], InternalError(f"the listener of task {task.id!r} failed"))
+
+    def _fail(self, tasks: Iterable[Task[Work]], error: GmemError) -> None:
+        with self._changed:
+            for task in tasks:
+                self._end(task, error)
+
+    def _end(self, task: Task[Work], error: GmemError) -> None:
+        """Drop a task, once, and have its listener told; the lock is held."""
+        self._scheduler.drop(task)
+        if task.payload.error is None:
+            task.payload.error = error
+            self._ended.append(task)
+        self._report()
+        self._changed.notify()
+
+    def _report(self) -> None:
+        """Move the gauges, which all engines of the process share, by what changed here."""
+        counts = (self._scheduler.waiting_rows, len(self._scheduler.running))
+        self._metrics.rows_waiting.inc(counts[0] - self._reported[0])
+        self._metrics.rows_running.inc(counts[1] - self._reported[1])
+        self._reported = counts
+
+
+def _spec(row: Row[Work]) -> RowSpec:
+    request = row.task.payload.request
+    return RowSpec(
+        table=row.task.payload.table,
+        snippet=request.snippets[row.position],
+        seed=int(request.seeds[row.position]),
+        index=int(request.indices[row.position]),
+    )
