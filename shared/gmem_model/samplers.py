@@ -100,7 +100,11 @@ def heun(num_steps: int, path: PathName) -> Plan:
 
 def ab2(num_steps: int, path: PathName) -> Plan:
     """Two-step Adams-Bashforth: second order with one evaluation per step; starts with Euler."""
-    times, dt = _uniform_grid(num_steps)
+    return adams_bashforth(*_uniform_grid(num_steps))
+
+
+def adams_bashforth(times: Column, dt: Column) -> Plan:
+    """Tabulate two-step Adams-Bashforth for any grid (Hairer, Nørsett, Wanner, section III.5)."""
     ratio = np.zeros_like(dt)
     ratio[1:] = dt[1:] / dt[:-1]
     return _table(times, velocity=dt * (1 + ratio / 2), previous=-dt * ratio / 2)
