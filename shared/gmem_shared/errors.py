@@ -9,6 +9,7 @@ GmemError
 ├── ConflictError            409
 │   ├── PublishConflictError      somebody published first
 │   ├── AliasConflictError        somebody moved the alias first
+│   ├── UnsupportedVersionError   a newer release wrote the version
 │   └── EncoderMismatchError      bank and model were made with different encoders
 ├── TooLargeError            413
 ├── OutOfRangeError          422  well-formed, but a value is not acceptable
@@ -151,6 +152,13 @@ class EncoderMismatchError(ConflictError):
 
     code = "encoder_mismatch"
     title = "Bank and model do not belong together"
+
+
+class UnsupportedVersionError(ConflictError):
+    """A version was written in a format that this release does not read."""
+
+    code = "unsupported_version"
+    title = "The version needs another release"
 
 
 class TooLargeError(GmemError):

@@ -1,0 +1,21 @@
+"""The versioned store of banks and models: immutable versions, create-only records.
+
+The protocol is specified in ``docs/formats/store.md``. This package alone imports obstore.
+"""
+
+from gmem_shared.store.aliases import AliasRecord
+from gmem_shared.store.manifest import FileEntry, Manifest
+from gmem_shared.store.opened import OpenVersion
+from gmem_shared.store.repository import Repository
+from gmem_shared.store.store import Store
+from gmem_shared.store.version import Version
+
+__all__ = [
+    "AliasRecord",
+    "FileEntry",
+    "Manifest",
+    "OpenVersion",
+    "Repository",
+    "Store",
+    "Version",
+]

@@ -1,0 +1,232 @@
+"""Object stores behind the port: obstore for all of them, plus durable writes on a local disk.
+
+Errors of obstore end here: a missing object becomes `NotFoundError`, the rest `StorageError`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import obstore.store
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from gmem_shared.errors import InvalidRequestError, NotFoundError, StorageError
+from gmem_shared.store.objects import ObjectInfo, Objects
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_memory_stores: dict[str, obstore.store.MemoryStore] = {}
+_memory_lock = threading.Lock()
+
+
+def connect(url: str) -> Objects:
+    """Return the object store behind a folder path, ``file://``, ``memory://`` or a cloud URL.
+
+    Within a process, one ``memory://`` URL always names the same store. Cloud stores take their
+    credentials from the environment (``AWS_*`` for ``s3://``).
+
+    Raises:
+        InvalidRequestError: The URL is not understood.
+    """
+    scheme, _, path, *_ = urlsplit(url)
+    if scheme in ("", "file"):
+        return LocalObjects(Path(path if scheme else url))
+    if scheme == "memory":
+        with _memory_lock:
+            return ObstoreObjects(_memory_stores.setdefault(url, obstore.store.MemoryStore()))
+    try:
+        # allow_http lets AWS_ENDPOINT_URL name a plain-http server; https stays https.
+        return ObstoreObjects(
+            obstore.store.from_url(
+                url,
+                client_options={"allow_http": True, "timeout": timedelta(seconds=30)},
+                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
+            )
+        )
+    except (BaseError, ValueError) as error:
+        raise InvalidRequestError(
+            f"expected a store URL like '/a/folder', 'memory://name' or 's3://bucket/prefix', "
+            f"found {url!r}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _guarded(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Retry transient failures a bounded number of times and translate what remains."""
+    attempts = retry(
+        retry=retry_if_exception_type(GenericError),
+        stop=stop_after_attempt(4),
+        wait=wait_random_exponential(multiplier=0.05, max=2),
+        reraise=True,
+    )(call)
+
+    @functools.wraps(call)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return attempts(*args, **kwargs)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"the store has no object {args[1]!r}") from error
+        except (BaseError, OSError) as error:
+            raise StorageError(
+                f"the object store failed to {call.__name__} {args[1]!r}: {_first_line(error)}"
+            ) from error
+
+    return guarded
+
+
+class ObstoreObjects:
+    """Any store of obstore whose writes are durable when acknowledged."""
+
+    def __init__(self, store: obstore.store.ObjectStore) -> None:
+        self._store = store
+
+    @_guarded
+    def create(self, path: str, data: bytes) -> bool:
+        """See `Objects.create`."""
+        try:
+            self._put_new(path, data)
+        except AlreadyExistsError:
+            with suppress(FileNotFoundError):
+                return bytes(self._store.get(path).bytes()) == data
+            return False
+        return True
+
+    @_guarded
+    def write(self, path: str, source: bytes | Path) -> None:
+        """See `Objects.write`."""
+        self._put(path, source)
+
+    @_guarded
+    def read(self, path: str) -> bytes:
+        """See `Objects.read`."""
+        return bytes(self._store.get(path).bytes())
+
+    @_guarded
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """See `Objects.read_range`."""
+        return bytes(self._store.get_range(path, start=start, length=length))
+
+    @_guarded
+    def stat(self, path: str) -> ObjectInfo | None:
+        """See `Objects.stat`."""
+        try:
+            meta = self._store.head(path)
+        except FileNotFoundError:
+            return None
+        return ObjectInfo(path, meta["size"], meta["last_modified"])
+
+    @_guarded
+    def scan(self, folder: str, after: str = "") -> list[ObjectInfo]:
+        """See `Objects.scan`."""
+        found = self._store.list(folder, offset=after or None).collect()
+        return sorted(
+            (ObjectInfo(meta["path"], meta["size"], meta["last_modified"]) for meta in found),
+            key=lambda info: info.path,
+        )
+
+    @_guarded
+    def folders(self, folder: str) -> list[str]:
+        """See `Objects.folders`."""
+        prefixes = self._store.list_with_delimiter(folder)["common_prefixes"]
+        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in prefixes)
+
+    @_guarded
+    def delete(self, paths: Sequence[str]) -> None:
+        """See `Objects.delete`."""
+        with suppress(FileNotFoundError):
+            self._store.delete(list(paths))
+            return
+        for path in paths:  # the batch may have stopped at the absent one
+            with suppress(FileNotFoundError):
+                self._store.delete(path)
+
+    def local_path(self, path: str) -> Path | None:
+        """See `Objects.local_path`."""
+        return None
+
+    def _put_new(self, path: str, data: bytes) -> None:
+        self._store.put(path, data, mode="create")
+
+    def _put(self, path: str, source: bytes | Path) -> None:
+        self._store.put(path, source)
+
+
+class LocalObjects(ObstoreObjects):
+    """A folder of this machine; a crash or power cut never leaves a partial object.
+
+    obstore does not fsync. So each object is first written in full beside its place, synced,
+    and only then linked (create) or renamed (write) into place; then the folders are synced.
+    A leftover ``.part`` file is unreferenced and falls to the garbage collector.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self._synced: set[Path] = set()
+        try:
+            super().__init__(obstore.store.LocalStore(self._root, mkdir=True))
+        except (BaseError, OSError) as error:
+            raise StorageError(
+                f"expected a folder that can be written at {self._root}: {_first_line(error)}"
+            ) from error
+
+    def local_path(self, path: str) -> Path:
+        """See `Objects.local_path`."""
+        return self._root / path
+
+    def _put_new(self, path: str, data: bytes) -> None:
+        self._place(path, data, overwrite=False)
+
+    def _put(self, path: str, source: bytes | Path) -> None:
+        self._place(path, source, overwrite=True)
+
+    def _place(self, path: str, source: bytes | Path, *, overwrite: bool) -> None:
+        staged = f"{path}.{uuid.uuid4().hex}.part"
+        target = self._root / staged
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with target.open("xb") as file:
+                if isinstance(source, Path):
+                    with source.open("rb") as original:
+                        shutil.copyfileobj(original, file, 1 << 20)
+                else:
+                    file.write(source)
+                file.flush()
+                os.fsync(file.fileno())
+            self._store.rename(staged, path, overwrite=overwrite)
+        except (BaseError, OSError):
+            target.unlink(missing_ok=True)
+            raise
+        self._sync_folders(target.parent)
+
+    def _sync_folders(self, folder: Path) -> None:
+        """Make the new name durable, and once per process the folders that lead to it."""
+        sync_folder(folder)
+        for parent in folder.parents:
+            if parent in self._synced or not parent.is_relative_to(self._root):
+                break
+            sync_folder(parent)
+        self._synced.update(folder.parents)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,113 @@
+"""Publishing: upload what is missing, then commit by creating one log record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gmem_shared.errors import PublishConflictError, StorageError
+from gmem_shared.store.manifest import Manifest
+from gmem_shared.store.shelf import Shelf
+from gmem_shared.store.version import LogRecord
+
+_UPLOAD_PASSES = 5
+
+
+def find_commit(shelf: Shelf, publish_id: str, digest: str, after: int) -> LogRecord | None:
+    """Return the log record above number ``after`` that carries this publish_id, if any.
+
+    Raises:
+        PublishConflictError: The id was used for other content.
+    """
+    for record in shelf.log.read_all(after):
+        if record.publish_id == publish_id:
+            if record.digest != digest:
+                raise PublishConflictError(
+                    f"publish_id {publish_id!r} already published {record.digest} as version "
+                    f"{record.seq}, not {digest}: use a new publish_id for new content"
+                )
+            return record
+    return None
+
+
+def upload(
+    shelf: Shelf, manifest: Manifest, digest: str, sources: Mapping[str, bytes | Path]
+) -> None:
+    """Bring every blob and the manifest into the store; :func:`commit` has to follow at once.
+
+    The last pass finds everything in place after it saw that no garbage collection is about to
+    delete any of it.
+
+    Raises:
+        ConflictError: A garbage collection is about to delete part of it.
+        StorageError: A reused file is gone, or objects keep vanishing.
+    """
+    path = shelf.layout.manifest(digest)
+    blobs = {name: shelf.layout.blob(entry.sha256) for name, entry in manifest.files.items()}
+    for _ in range(_UPLOAD_PASSES):
+        shelf.plans.refuse_planned([path, *blobs.values()])
+        missing = [n for n in blobs if not _is_stored(shelf, blobs[n], manifest.files[n].size)]
+        for name in missing:
+            if name not in sources:
+                raise StorageError(
+                    f"expected the reused file {name!r} at {blobs[name]}, but it is missing: "
+                    f"publish its content instead"
+                )
+            shelf.objects.write(blobs[name], sources[name])
+        if not missing and _is_stored(shelf, path, len(manifest.to_bytes())):
+            return
+        shelf.objects.write(path, manifest.to_bytes())
+    raise StorageError(
+        f"objects of {shelf.layout.root} vanish while they are published: "
+        f"check what else deletes from this store, then publish again"
+    )
+
+
+def commit(
+    shelf: Shelf,
+    digest: str,
+    publish_id: str,
+    message: str,
+    expected_parent: int | None,
+    seen: int,
+) -> LogRecord:
+    """Create the log record, as the successor of the newest one, whoever wrote that.
+
+    Args:
+        shelf: Where to.
+        digest: Of the uploaded manifest.
+        publish_id: Identity of this publish over all its attempts.
+        message: For people.
+        expected_parent: Number that the newest version must have; `None` accepts any.
+        seen: Log records up to this number are known not to carry ``publish_id``.
+
+    Raises:
+        PublishConflictError: Another version is the newest.
+    """
+    while True:
+        newest = shelf.log.newest()
+        # Everything between what was seen and the number about to be taken is searched, so
+        # that one publish_id never commits twice.
+        if earlier := find_commit(shelf, publish_id, digest, after=seen):
+            return earlier
+        seen = newest
+        if expected_parent not in (None, newest):
+            raise PublishConflictError(
+                f"expected version {expected_parent} of {shelf.layout.root} to be the newest, "
+                f"found {newest}: build on that one, then publish again"
+            )
+        record = LogRecord(
+            seq=newest + 1,
+            digest=digest,
+            parent=newest,
+            publish_id=publish_id,
+            message=message,
+            published_at=shelf.clock(),
+        )
+        if shelf.log.create(record.seq, record):
+            return record
+
+
+def _is_stored(shelf: Shelf, path: str, size: int) -> bool:
+    info = shelf.objects.stat(path)
+    return info is not None and info.size == size

@@ -1,0 +1,60 @@
+"""The store as a whole: a root that holds banks and models."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gmem_shared.store.backends import connect
+from gmem_shared.store.layout import Layout
+from gmem_shared.store.objects import Objects
+from gmem_shared.store.opened import BlobOpener
+from gmem_shared.store.repository import Repository
+from gmem_shared.store.shelf import Clock, Shelf
+from gmem_shared.types import Kind
+
+
+def utc_now() -> datetime:
+    """Return the time of this machine."""
+    return datetime.now(UTC)
+
+
+class Store:
+    """Banks and models in an object store. Thread-safe; calls block on the store.
+
+    Args:
+        objects: Where everything is kept.
+        cache_dir: Where verified copies of remote files are kept; unused for a local folder.
+        clock: Time for records, leases and the garbage collector.
+    """
+
+    def __init__(self, objects: Objects, cache_dir: Path, clock: Clock = utc_now) -> None:
+        self._objects = objects
+        self._opener = BlobOpener(objects, cache_dir)
+        self._clock = clock
+
+    @classmethod
+    def from_url(cls, url: str, cache_dir: Path, clock: Clock = utc_now) -> Store:
+        """Connect to a folder path, ``file://``, ``memory://name`` or ``s3://bucket/prefix``.
+
+        Raises:
+            InvalidRequestError: The URL is not understood.
+            StorageError: The folder cannot be written.
+        """
+        return cls(connect(url), cache_dir, clock)
+
+    def names(self, kind: Kind) -> list[str]:
+        """List the banks or models that have a version."""
+        return [
+            name
+            for name in self._objects.folders(kind)
+            if self._objects.scan(Layout(kind, name).log)
+        ]
+
+    def repository(self, kind: Kind, name: str) -> Repository:
+        """Return one bank or model, which need not exist yet.
+
+        Raises:
+            InvalidRequestError: The name cannot be a folder of the store.
+        """
+        return Repository(Shelf(self._objects, Layout(kind, name), self._clock), self._opener)
