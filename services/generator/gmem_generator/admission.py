@@ -1,0 +1,117 @@
+"""Admission: a bounded number of unfinished images, and an honest answer when it is reached."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gmem_generator.metrics import Metrics
+from gmem_shared.errors import OverloadedError
+
+_HALF_LIFE_SECONDS = 10.0
+
+
+class Throughput:
+    """Evaluations finished per second of being busy; the past counts half every 10 s."""
+
+    def __init__(self) -> None:
+        self._evaluations = 0.0
+        self._seconds = 0.0
+
+    def record(self, evaluations: int, busy_seconds: float) -> None:
+        """Account for work that ended ``busy_seconds`` after the end of the work before."""
+        kept = 0.5 ** (busy_seconds / _HALF_LIFE_SECONDS)
+        self._evaluations = kept * self._evaluations + evaluations
+        self._seconds = kept * self._seconds + busy_seconds
+
+    def seconds(self, evaluations: float) -> float:
+        """Return how long this much work takes; 0 while nothing was measured."""
+        return evaluations * self._seconds / self._evaluations if self._evaluations else 0.0
+
+
+class Ticket:
+    """The right to have some images made."""
+
+    def __init__(self, admission: Admission, images: int, steps: int, sampler: str) -> None:
+        self._admission = admission
+        self.images = images
+        self.steps = steps
+        self.sampler = sampler
+
+    def finished(self, evaluations: int) -> None:
+        """Account for one finished image."""
+        self._admission.finished(self, evaluations)
+
+
+class Admission:
+    """Counts admitted, unfinished images and estimates how long they will take.
+
+    Args:
+        limit: Most images that may be admitted and unfinished.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, limit: int, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._limit = limit
+        self._metrics = metrics
+        self._clock = clock
+        self._throughput = Throughput()
+        self._steps: Counter[str] = Counter()  # of unfinished images, by sampler
+        self._evaluations_per_step: dict[str, float] = {}  # learnt: a Heun step costs two
+        self._busy_since = 0.0
+        self.images = 0
+        """Images admitted and not yet finished."""
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Estimated time to finish what was admitted; 0 while nothing was measured."""
+        return self._throughput.seconds(
+            sum(
+                steps * self._evaluations_per_step.get(sampler, 1.0)
+                for sampler, steps in self._steps.items()
+            )
+        )
+
+    @contextmanager
+    def admit(self, images: int, steps: int, sampler: str) -> Iterator[Ticket]:
+        """Hold a place for ``images`` until each is finished or the block ends.
+
+        Raises:
+            OverloadedError: The queue is full; says when there will be room.
+        """
+        if self.images + images > self._limit:
+            raise self._overloaded(images)
+        if self.images == 0:
+            self._busy_since = self._clock()
+        ticket = Ticket(self, images, steps, sampler)
+        self._change(ticket, images)
+        try:
+            yield ticket
+        finally:
+            self._change(ticket, -ticket.images)
+
+    def finished(self, ticket: Ticket, evaluations: int) -> None:
+        """Account for one finished image of a ticket."""
+        now = self._clock()
+        self._throughput.record(evaluations, now - self._busy_since)
+        self._evaluations_per_step[ticket.sampler] = evaluations / ticket.steps
+        self._busy_since = now
+        ticket.images -= 1
+        self._change(ticket, -1)
+
+    def _change(self, ticket: Ticket, images: int) -> None:
+        self.images += images
+        self._steps[ticket.sampler] += images * ticket.steps
+        self._metrics.images_waiting.set(self.images)
+        self._metrics.backlog_seconds.set(self.backlog_seconds)
+
+    def _overloaded(self, images: int) -> OverloadedError:
+        excess = self.images + images - self._limit
+        wait = max(1.0, self.backlog_seconds * min(1.0, excess / max(self.images, 1)))
+        return OverloadedError(
+            f"expected at most {self._limit} unfinished images, found {self.images} and "
+            f"{images} more asked for; try again in {math.ceil(wait)} s or ask for fewer",
+            retry_after_seconds=wait,
+        )

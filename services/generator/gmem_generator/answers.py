@@ -1,0 +1,97 @@
+"""One result, three representations: JSON, PNG, and an event stream."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+
+from starlette.responses import Response
+
+from gmem_generator.images import grid, png
+from gmem_generator.negotiation import JSON, PNG
+from gmem_generator.pipeline import FinishedImage, Result
+from gmem_generator.provenance import png_text
+from gmem_generator.schemas import Completed, GenerateAnswer, ImageAnswer, Timings, Usage, Version
+from gmem_shared.types import VersionRef
+
+
+def image_answer(image: FinishedImage) -> ImageAnswer:
+    """Describe one finished image."""
+    height, width, _ = image.pixels.shape
+    origin = image.origin
+    return ImageAnswer(
+        index=origin.index,
+        seed=origin.seed,
+        b64_png=base64.b64encode(image.png).decode(),
+        width=width,
+        height=height,
+        class_label=origin.class_label,
+        class_name=origin.class_name,
+        snippets=[origin.snippet],
+        replay=origin.token.encode(),
+    )
+
+
+def completed(result: Result) -> Completed:
+    """Describe a result without its images."""
+    return Completed(
+        id=result.id,
+        bank=version(result.plan.bank.version),
+        model=version(result.plan.model.version),
+        usage=Usage(network_evaluations=result.evaluations),
+        timings_ms=result.timings,
+    )
+
+
+def version(ref: VersionRef) -> Version:
+    """Describe a version."""
+    return Version(name=ref.name, seq=ref.seq, digest=ref.digest)
+
+
+def as_json(result: Result) -> Response:
+    """Answer with `GenerateAnswer`."""
+    head = completed(result)
+    answer = GenerateAnswer(
+        id=head.id,
+        bank=head.bank,
+        model=head.model,
+        images=[image_answer(image) for image in result.images],
+        usage=head.usage,
+        timings_ms=head.timings_ms,
+    )
+    return Response(answer.model_dump_json(), media_type=JSON, headers=_headers(result))
+
+
+async def as_png(result: Result) -> Response:
+    """Answer with the image itself, or a grid of all; the grid's text lists their origins."""
+    if len(result.images) == 1:
+        content = result.images[0].png
+    else:
+        content = await asyncio.to_thread(_grid_png, result.images)
+    return Response(content, media_type=PNG, headers=_headers(result))
+
+
+def _grid_png(images: tuple[FinishedImage, ...]) -> bytes:
+    origins = [json.loads(png_text(image.origin)["gmem"]) for image in images]
+    text = {"Software": "gmem-serving", "gmem": json.dumps(origins)}
+    return png(grid([image.pixels for image in images]), text)
+
+
+def _headers(result: Result) -> dict[str, str]:
+    plan = result.plan
+    return {
+        "Cache-Control": "no-store",
+        "Server-Timing": server_timing(result.timings),
+        "X-Gmem-Id": result.id,
+        "X-Gmem-Bank": str(plan.bank.version),
+        "X-Gmem-Model": str(plan.model.version),
+        "X-Gmem-Seed": str(plan.seed),
+        "X-Gmem-Sampler": plan.sampler,
+        "X-Gmem-Steps": str(plan.steps),
+    }
+
+
+def server_timing(timings: Timings) -> str:
+    """Write timings as a ``Server-Timing`` header; browsers show it beside the request."""
+    return ", ".join(f"{stage};dur={ms}" for stage, ms in timings.model_dump().items())

@@ -1,0 +1,101 @@
+"""Puts the front end together. Knows the ports `BankSource` and `Backend`, no implementation."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from gmem_generator import openapi, problems
+from gmem_generator.admission import Admission
+from gmem_generator.drawing import Drawer
+from gmem_generator.lifecycle import Drain
+from gmem_generator.memo import Memo
+from gmem_generator.metrics import Metrics
+from gmem_generator.middleware import RequestScope
+from gmem_generator.pipeline import Pipeline
+from gmem_generator.readiness import Readiness
+from gmem_generator.resolve import Resolver
+from gmem_generator.routes import generate, health, page, reads
+from gmem_shared.ports import Backend, BankSource
+from gmem_shared.settings import Settings
+
+# Exact in JavaScript, whose numbers end at 2^53.
+_random_seed = functools.partial(secrets.randbelow, 2**53)
+
+
+def create_app(
+    settings: Settings,
+    bank: BankSource,
+    backend: Backend,
+    registry: CollectorRegistry | None = None,
+) -> FastAPI:
+    """Build the front end.
+
+    Starting the application starts ``bank`` and ``backend``, stopping it closes them.
+    ``app.state`` holds what a server needs: ``drain`` and ``readiness``.
+
+    Args:
+        settings: Of which the sections ``generator`` and ``store`` are read.
+        bank: Serves the snippets.
+        backend: Makes the images.
+        registry: Where the metrics go; by default a new one, for ``/metrics`` alone.
+    """
+    ours = settings.generator
+    max_images = min(ours.max_images, ours.max_waiting_images)
+    clock = time.monotonic
+    metrics = Metrics(CollectorRegistry() if registry is None else registry)
+    drain = Drain()
+    readiness = Readiness(bank, backend, drain, metrics)
+    banks = Memo(bank.describe, settings.store.poll_seconds, clock)
+    models = Memo(backend.describe, settings.store.poll_seconds, clock)
+    pipeline = Pipeline(
+        bank,
+        backend,
+        resolver=Resolver(
+            banks,
+            models,
+            default_model=ours.default_model,
+            max_images=max_images,
+            random_seed=_random_seed,
+        ),
+        admission=Admission(ours.max_waiting_images, metrics, clock),
+        drawer=Drawer(bank, metrics, ours.draw_window_ms / 1000),
+        drain=drain,
+        metrics=metrics,
+        default_deadline_ms=ours.default_deadline_ms,
+        clock=clock,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await bank.start()
+        try:
+            await backend.start()
+            try:
+                yield
+            finally:
+                await backend.close()
+        finally:
+            await bank.close()
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.drain, app.state.readiness = drain, readiness
+    app.add_middleware(RequestScope, metrics=metrics)
+    problems.install(app)
+    openapi.install(app, max_images)
+    generating = generate.router(pipeline, metrics, ours.max_body_bytes)
+    app.include_router(generating)
+    app.include_router(generating, prefix="/v1", include_in_schema=False)
+    app.include_router(
+        reads.router(bank, backend, banks=banks, models=models, default_model=ours.default_model)
+    )
+    app.include_router(health.router(readiness, metrics))
+    app.include_router(page.router())
+    app.router.routes.append(page.assets())
+    return app

@@ -1,0 +1,120 @@
+"""Request bodies: limited in size, and JSON in the strict sense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
+
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gmem_shared.errors import CancelledError, InvalidRequestError, TooLargeError
+
+
+class JsonRequest(Request):
+    """A request whose body was read and parsed by the rules of this module."""
+
+    document: Any
+
+    async def json(self) -> Any:
+        """Return the parsed body."""
+        return self.document
+
+
+class JsonRoute(APIRoute):
+    """A route that reads its body by the rules of this module, before anything else sees it."""
+
+    max_bytes: ClassVar[int]
+
+    @classmethod
+    def limited_to(cls, max_bytes: int) -> type[JsonRoute]:
+        """Return the route class for bodies of at most ``max_bytes``."""
+        return type(cls.__name__, (cls,), {"max_bytes": max_bytes})
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's handler.
+
+        Raises:
+            HTTPException: 415, the body is not said to be JSON.
+            TooLargeError: The body exceeds the limit; no more than that is ever read.
+            InvalidRequestError: The body is not JSON.
+        """
+        handle = super().get_route_handler()
+        max_bytes = self.max_bytes
+
+        async def handle_json(request: Request) -> Response:
+            _require_json(request)
+            strict = JsonRequest(request.scope, request.receive)
+            strict._body = await _read(request, max_bytes)
+            strict.document = parse(strict._body)
+            return await handle(strict)
+
+        return handle_json
+
+
+def parse(body: bytes) -> Any:
+    """Parse JSON as RFC 8259 has it: UTF-8, finite numbers, no name twice.
+
+    Raises:
+        InvalidRequestError: It is not; the message says where.
+    """
+    try:
+        return json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise InvalidRequestError(f"expected a JSON object, found broken JSON: {found}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"expected JSON in UTF-8, found an undecodable byte at offset {error.start}"
+        ) from error
+    except RecursionError as error:
+        raise InvalidRequestError("expected a flat JSON object, found deep nesting") from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise InvalidRequestError("expected numbers of at most 64 bits, found a longer one") from (
+            error
+        )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in result if names.count(name) > 1)
+        raise InvalidRequestError(f"expected each name once, found {twice[:100]!r} twice")
+    return result
+
+
+def _constant(name: str) -> None:
+    raise InvalidRequestError(f"expected finite numbers, found {name}, which is not JSON")
+
+
+def _require_json(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise HTTPException(
+            415,
+            f"expected 'Content-Type: application/json', found {media_type[:100]!r}; "
+            "with curl, add -H 'Content-Type: application/json'",
+        )
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise _too_large(max_bytes)
+    except ClientDisconnect as error:
+        raise CancelledError("the client left before its request was complete") from error
+    return bytes(body)
+
+
+def _too_large(max_bytes: int) -> TooLargeError:
+    return TooLargeError(f"expected a body of at most {max_bytes} bytes, found a larger one")

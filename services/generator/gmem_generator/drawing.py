@@ -1,0 +1,87 @@
+"""Draws from the bank: requests that arrive while a draw is in flight share the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from weakref import WeakValueDictionary
+
+from gmem_generator.metrics import Metrics
+from gmem_shared.errors import GmemError, OutOfRangeError, status_of
+from gmem_shared.ports import BankSource
+from gmem_shared.types import DrawSpec, Snippets
+
+_EXCLUDE_ROUNDS = 16
+_EXCLUDE_DRAW = 4096
+
+
+class _Batch:
+    def __init__(self) -> None:
+        self.specs: list[DrawSpec] = []
+        self.answers: asyncio.Task[list[Snippets]]
+
+
+class Drawer:
+    """Coalesces draws per bank reference; one reference has at most one draw in flight.
+
+    Args:
+        window_seconds: How long a draw waits for company; 0 still takes what arrives together.
+    """
+
+    def __init__(self, bank: BankSource, metrics: Metrics, window_seconds: float) -> None:
+        self._bank = bank
+        self._metrics = metrics
+        self._window_seconds = window_seconds
+        self._gathering: dict[str, _Batch] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def draw(self, bank: str, spec: DrawSpec) -> Snippets:
+        """Draw rows, together with whoever else wants rows of ``bank`` now."""
+        batch = self._gathering.get(bank)
+        if batch is None:
+            batch = self._gathering[bank] = _Batch()
+            batch.answers = asyncio.create_task(self._answer(bank, batch))
+            batch.answers.add_done_callback(_retrieve)
+        place = len(batch.specs)
+        batch.specs.append(spec)
+        try:
+            # A request that leaves must not take its neighbours' rows with it.
+            return (await asyncio.shield(batch.answers))[place]
+        except GmemError as error:
+            if len(batch.specs) == 1 or status_of(error).http >= 500:
+                raise
+        # One spec spoilt the call for all: each now answers for itself.
+        return (await self._bank.draw(bank, [spec]))[0]
+
+    async def draw_except(self, bank: str, spec: DrawSpec, exclude: frozenset[int]) -> Snippets:
+        """Draw rows, leaving out excluded ones: the first ``count`` others of the seed's stream.
+
+        Raises:
+            OutOfRangeError: Hardly a row is left to draw.
+        """
+        kept: list[int] = []
+        offset, size = spec.offset, spec.count
+        for _ in range(_EXCLUDE_ROUNDS):
+            part = await self.draw(bank, DrawSpec(size, spec.seed, spec.labels, offset))
+            kept += [row for row in part.rows.tolist() if row not in exclude]
+            if len(kept) >= spec.count:
+                return await self._bank.gather(bank, kept[: spec.count])
+            offset, size = offset + size, min(2 * size, _EXCLUDE_DRAW)
+        raise OutOfRangeError(
+            f"expected {spec.count} rows that are not excluded, found {len(kept)} among {offset} "
+            "drawn; exclude fewer",
+            errors=[{"field": "memory.exclude", "message": "leaves too few rows"}],
+        )
+
+    async def _answer(self, bank: str, batch: _Batch) -> list[Snippets]:
+        turn = self._turns.setdefault(bank, asyncio.Lock())
+        async with turn:
+            await asyncio.sleep(self._window_seconds)
+            del self._gathering[bank]
+            self._metrics.draw_requests.observe(len(batch.specs))
+            return await self._bank.draw(bank, tuple(batch.specs))
+
+
+def _retrieve(task: asyncio.Task[list[Snippets]]) -> None:
+    """Look at the outcome: when all waiters have left, asyncio would report it as lost."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,121 @@
+"""The OpenAPI document: what FastAPI cannot know by itself."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.models import Example
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from gmem_generator.negotiation import EVENTS, PNG
+from gmem_generator.problems import MEDIA_TYPE
+from gmem_generator.schemas import Problem
+
+_REF = "#/components/schemas/{model}"
+_PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
+_MEANING = {
+    400: "Malformed: broken JSON, an unknown field, a wrong type.",
+    404: "Unknown class, bank, model, version, row or sampler.",
+    406: "`Accept` allows none of the offered representations.",
+    409: "Bank and model were made with different encoders.",
+    413: "The body is too large.",
+    415: "The body is not said to be `application/json`.",
+    422: "Well-formed, but a value is out of range.",
+    429: "The queue is full; `Retry-After` is computed from the backlog.",
+    503: "A part is starting, draining or away; see `detail` and `Retry-After`.",
+    504: "The deadline passed.",
+}
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds to wait.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_RETRIED = frozenset({429, 503})
+
+Responses = dict[int | str, dict[str, Any]]
+
+GENERATE_EXAMPLES: dict[str, Example] = {
+    "class": {"summary": "Four sevens", "value": {"class_label": 7, "num_images": 4, "seed": 42}},
+    "name": {
+        "summary": "By name, with fewer steps",
+        "value": {"class_label": "seven", "num_steps": 8},
+    },
+    "any": {"summary": "Any class", "value": {}},
+    "rows": {"summary": "From chosen rows of the memory", "value": {"memory": {"rows": [17, 3]}}},
+}
+
+METRICS_RESPONSES: Responses = {
+    200: {
+        "description": "Prometheus text format.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+}
+
+
+def problem_responses(*statuses: int) -> Responses:
+    """Document the errors of a route; each is a `Problem`."""
+    documented: Responses = {
+        status: {
+            "description": _MEANING[status],
+            "content": _PROBLEM,
+            **({"headers": _RETRY_AFTER} if status in _RETRIED else {}),
+        }
+        for status in statuses
+    }
+    documented["default"] = {"description": "Any other error.", "content": _PROBLEM}
+    return documented
+
+
+def generate_responses() -> Responses:
+    """Document the representations and errors of ``POST /generate``."""
+    stream = (
+        "event: image\ndata: {…one of `images`…}\n\n"
+        "event: completed\ndata: {…the rest of the answer…}\n\n"
+    )
+    ok = {
+        "description": "The images.",
+        "content": {
+            PNG: {"schema": {"type": "string", "format": "binary"}},
+            EVENTS: {"schema": {"type": "string"}, "example": stream},
+        },
+    }
+    return {200: ok, **problem_responses(*_MEANING)}
+
+
+def install(app: FastAPI, max_images: int) -> None:
+    """Complete the document when it is first asked for.
+
+    Args:
+        app: The application, with all its routes.
+        max_images: Most images in one request; a setting, so no constant of the schema.
+    """
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, max_images)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign] # FastAPI's documented way to extend it
+
+
+def _document(app: FastAPI, max_images: int) -> dict[str, Any]:
+    document = get_openapi(
+        title="gmem-serving",
+        version=version("gmem-serving"),
+        summary="Images from generative models with an explicit memory.",
+        description=(
+            "A class label is a query of the memory bank: each image is made from one row drawn "
+            "from it, and the answer says which. Errors are problems of RFC 9457."
+        ),
+        routes=app.routes,
+    )
+    schemas = document["components"]["schemas"]
+    schemas["GenerateRequest"]["properties"]["num_images"]["anyOf"][0]["maximum"] = max_images
+    _, problem = models_json_schema([(Problem, "serialization")], ref_template=_REF)
+    schemas.update(problem["$defs"])
+    return document

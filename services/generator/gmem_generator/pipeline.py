@@ -1,0 +1,169 @@
+"""One request, from validation to encoded images."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from gmem_generator.admission import Admission, Ticket
+from gmem_generator.drawing import Drawer
+from gmem_generator.images import Pixels, png
+from gmem_generator.lifecycle import Drain
+from gmem_generator.metrics import Metrics
+from gmem_generator.provenance import Provenance, png_text, provenance
+from gmem_generator.resolve import Plan, Resolver, pinned
+from gmem_generator.schemas import GenerateRequest, ReplayRequest, Timings
+from gmem_generator.stopwatch import Stopwatch
+from gmem_shared.errors import DeadlineExceededError, InternalError
+from gmem_shared.ports import Backend, BankSource
+from gmem_shared.types import DrawSpec, GeneratedImage, GenerationTask, Snippets
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedImage:
+    """An image, encoded, with what it was made from."""
+
+    position: int
+    pixels: Pixels
+    png: bytes
+    evaluations: int
+    origin: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of a request, images in their order."""
+
+    id: str
+    plan: Plan
+    images: tuple[FinishedImage, ...]
+    evaluations: int
+    timings: Timings
+
+
+class Pipeline:
+    """Makes the images of requests.
+
+    Args:
+        default_deadline_ms: Deadline of a request that names none.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        bank: BankSource,
+        backend: Backend,
+        *,
+        resolver: Resolver,
+        admission: Admission,
+        drawer: Drawer,
+        drain: Drain,
+        metrics: Metrics,
+        default_deadline_ms: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._bank = bank
+        self._backend = backend
+        self._resolver = resolver
+        self._admission = admission
+        self._drawer = drawer
+        self._drain = drain
+        self._metrics = metrics
+        self._default_deadline_ms = default_deadline_ms
+        self._clock = clock
+
+    async def run(
+        self,
+        request: GenerateRequest | ReplayRequest,
+        deliver: Callable[[FinishedImage], None] = lambda _: None,
+    ) -> Result:
+        """Make the images; ``deliver`` gets each as it finishes, the result has all in order.
+
+        Cancelling the call stops the engine's work for it.
+
+        Raises:
+            GmemError: The request is refused, fails, or exceeds its deadline.
+        """
+        watch = Stopwatch(self._clock)
+        seconds = (request.deadline_ms or self._default_deadline_ms) / 1000
+        try:
+            async with self._drain.work(seconds):
+                plan = await self._resolver.plan(request)
+                with self._admission.admit(len(plan.indices), plan.steps, plan.sampler) as ticket:
+                    with watch.stage("bank"):
+                        snippets = await self._draw(plan)
+                    task = _task(plan, snippets, seconds - watch.total)
+                    job = _Job(plan, snippets, task, ticket, watch, deliver)
+                    images = await self._generate(job)
+        except DeadlineExceededError:
+            self._metrics.cancelled.labels("deadline").inc()
+            raise
+        evaluations = sum(image.evaluations for image in images)
+        self._account(len(images), evaluations, watch)
+        return Result(task.id, plan, images, evaluations, watch.timings())
+
+    async def _draw(self, plan: Plan) -> Snippets:
+        bank = pinned(plan.bank.version)
+        if plan.rows is not None:
+            return await self._bank.gather(bank, plan.rows)
+        spec = DrawSpec(len(plan.indices), plan.seed, plan.labels)
+        if plan.exclude:
+            return await self._drawer.draw_except(bank, spec, plan.exclude)
+        return await self._drawer.draw(bank, spec)
+
+    async def _generate(self, job: _Job) -> tuple[FinishedImage, ...]:
+        finished: dict[int, FinishedImage] = {}
+        made = cast("AsyncGenerator[GeneratedImage]", self._backend.generate(job.task))
+        async with aclosing(made):  # closing it is what stops the engine
+            async for image in made:
+                job.ticket.finished(image.evaluations)
+                job.watch.engine(image)
+                with job.watch.stage("encode"):
+                    finished[image.position] = await _encode(job, image)
+                job.deliver(finished[image.position])
+        if len(finished) < len(job.task):
+            raise InternalError(f"expected {len(job.task)} images, found {len(finished)}")
+        return tuple(finished[position] for position in sorted(finished))
+
+    def _account(self, images: int, evaluations: int, watch: Stopwatch) -> None:
+        self._metrics.images.inc(images)
+        self._metrics.evaluations.inc(evaluations)
+        for stage, seconds in watch.seconds.items():
+            self._metrics.stage_seconds.labels(stage).observe(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    plan: Plan
+    snippets: Snippets
+    task: GenerationTask
+    ticket: Ticket
+    watch: Stopwatch
+    deliver: Callable[[FinishedImage], None]
+
+
+def _task(plan: Plan, snippets: Snippets, deadline_seconds: float) -> GenerationTask:
+    return GenerationTask(
+        id=uuid.uuid4().hex,
+        model=pinned(plan.model.version),
+        snippets=np.asarray(snippets.vectors, np.float32),
+        encoder=snippets.encoder,
+        seeds=np.full(len(plan.indices), plan.seed, np.uint64),
+        indices=np.asarray(plan.indices, np.int64),
+        sampler=plan.sampler,
+        num_steps=plan.steps,
+        priority=plan.priority,
+        deadline_seconds=deadline_seconds,
+    )
+
+
+async def _encode(job: _Job, image: GeneratedImage) -> FinishedImage:
+    origin = provenance(job.plan, job.snippets, image.position)
+    encoded = await asyncio.to_thread(png, image.pixels, png_text(origin))
+    return FinishedImage(image.position, image.pixels, encoded, image.evaluations, origin)

@@ -1,0 +1,51 @@
+"""Whether each part the front end needs would take a request now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from gmem_generator.lifecycle import Drain
+from gmem_generator.metrics import Metrics
+from gmem_generator.schemas import Part
+from gmem_shared.errors import GmemError
+from gmem_shared.ports import Backend, BankSource
+
+TIMEOUT_SECONDS = 2.0
+
+
+class Readiness:
+    """Asks bank and engine, every time anew."""
+
+    def __init__(self, bank: BankSource, backend: Backend, drain: Drain, metrics: Metrics) -> None:
+        async def server() -> None:
+            drain.check()
+
+        self._checks: dict[str, Callable[[], Awaitable[None]]] = {
+            "server": server,
+            "bank": bank.check,
+            "engine": backend.check,
+        }
+        self._metrics = metrics
+
+    async def parts(self) -> tuple[dict[str, Part], float | None]:
+        """Return the state of every part and, if one is away, when to ask again in seconds."""
+        outcomes = await asyncio.gather(*map(_outcome, self._checks.values()))
+        parts: dict[str, Part] = {}
+        for name, (reason, _) in zip(self._checks, outcomes, strict=True):
+            parts[name] = Part(ready=reason is None, reason=reason)
+            self._metrics.ready.labels(name).set(reason is None)
+        waits = [wait for reason, wait in outcomes if reason is not None]
+        return parts, max(waits, default=None)
+
+
+async def _outcome(check: Callable[[], Awaitable[None]]) -> tuple[str | None, float]:
+    """Return why the part is not ready, and when to ask again."""
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await check()
+    except TimeoutError:
+        return f"does not answer within {TIMEOUT_SECONDS:.0f} s", TIMEOUT_SECONDS
+    except GmemError as error:
+        return error.detail, error.retry_after_seconds or 1.0
+    return None, 0.0

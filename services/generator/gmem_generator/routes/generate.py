@@ -1,0 +1,47 @@
+"""``POST /generate``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gmem_generator import answers, negotiation
+from gmem_generator.attendance import attend
+from gmem_generator.body import JsonRoute
+from gmem_generator.metrics import Metrics
+from gmem_generator.openapi import GENERATE_EXAMPLES, generate_responses
+from gmem_generator.pipeline import Pipeline
+from gmem_generator.schemas import GenerateAnswer, GenerateBody
+from gmem_generator.stream import ImageStream
+
+
+def router(pipeline: Pipeline, metrics: Metrics, max_body_bytes: int) -> APIRouter:
+    """Return the route, for bodies up to a size."""
+    api = APIRouter(route_class=JsonRoute.limited_to(max_body_bytes), tags=["generate"])
+
+    def on_left() -> None:
+        metrics.cancelled.labels("disconnected").inc()
+
+    @api.post("/generate", response_model=GenerateAnswer, responses=generate_responses())
+    async def generate(
+        request: Request,
+        body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)],
+    ) -> Response:
+        """Make images of a class, each from a row drawn from the memory bank.
+
+        The answer's form follows `Accept`: `application/json` (default), `image/png` (a grid
+        when several images were asked for; facts are in its text chunks and in `X-Gmem-*`
+        headers) or `text/event-stream` (an `image` event as each one finishes, then `completed`,
+        or `error` with a problem). `/v1/generate` is the same.
+        """
+        form = negotiation.negotiate(request.headers.get("accept"))
+        if form == negotiation.EVENTS:
+            stream = ImageStream(lambda deliver: pipeline.run(body, deliver), on_left)
+            return await attend(request, stream.begin(), on_left)
+        result = await attend(request, pipeline.run(body), on_left)
+        return await answers.as_png(result) if form == negotiation.PNG else answers.as_json(result)
+
+    return api

@@ -1,0 +1,105 @@
+"""A uvicorn server that drains: on a signal it answers on, takes nothing new, then exits 0."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from gmem_generator.lifecycle import Drain
+from gmem_generator.readiness import Readiness
+
+_log = structlog.get_logger(__name__)
+
+_POLL_SECONDS = 0.2
+_LAST_BYTES_SECONDS = 5
+
+
+class DrainingServer(uvicorn.Server):
+    """Serves an application of `create_app`.
+
+    The first SIGTERM or SIGINT begins draining: ``/readyz`` turns 503, new work is refused, work
+    in flight has ``drain_seconds`` to finish, health and reads are answered until then. A second
+    signal stops at once.
+
+    Args:
+        announce: Called with the address once every part is ready.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        host: str,
+        port: int,
+        drain_seconds: float,
+        announce: Callable[[str], None],
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
+            )
+        )
+        self._drain: Drain = app.state.drain
+        self._readiness: Readiness = app.state.readiness
+        self._drain_seconds = drain_seconds
+        self._drain_until = float("inf")
+        self._announce = announce
+        self._announcing: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin draining; on a second signal, stop."""
+        if self._drain.started:
+            self.should_exit = self.force_exit = True
+            return
+        self._drain.begin()
+        self._drain_until = time.monotonic() + self._drain_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and announce the address when every part is ready."""
+        await super().startup(sockets)
+        self._announcing = asyncio.create_task(self._announce_when_ready())
+
+    async def on_tick(self, counter: int) -> bool:
+        """Decide, ten times a second, whether to stop."""
+        if self._drain.started:
+            if time.monotonic() > self._drain_until:
+                _log.warning("server.drain.expired", seconds=self._drain_seconds)
+                self._drain.expire()
+                return True
+            if self._drain.idle:
+                return True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Send the last bytes, close bank and engine."""
+        if self._announcing is not None:
+            self._announcing.cancel()
+        await super().shutdown(sockets)
+
+    async def _announce_when_ready(self) -> None:
+        reasons: dict[str, str | None] = {}
+        while True:
+            parts, wait = await self._readiness.parts()
+            if wait is None:
+                break
+            found = {name: part.reason for name, part in parts.items() if not part.ready}
+            if found != reasons:
+                _log.info("server.waiting", **found)
+                reasons = found
+            await asyncio.sleep(_POLL_SECONDS)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 (reads it)
+        self._announce(f"http://{shown}:{port}")
