@@ -96,6 +96,37 @@ class EngineSettings(Section):
     """Model versions kept loaded besides those an alias points to."""
 
 
+class TritonSettings(Section):
+    """Triton and its client (``GMEM_TRITON__*``); the client's address is ``generator``'s."""
+
+    host: str = "127.0.0.1"
+    """Address Triton listens on."""
+
+    http_port: int = Field(default=8200, ge=1, le=65535)
+    """HTTP: OIP v2, health."""
+
+    grpc_port: int = Field(default=8201, ge=1, le=65535)
+    """gRPC: what the front end uses."""
+
+    metrics_port: int = Field(default=8202, ge=1, le=65535)
+    """Triton's metrics and the engine's."""
+
+    model_repository: Path | None = None
+    """Folder that holds ``gmem/config.pbtxt``; by default the one of the source checkout."""
+
+    runtime_dir: Path = Path(".gmem/triton")
+    """Where the backend folder is laid out at start."""
+
+    exit_timeout_seconds: int = Field(default=10, ge=1)
+    """How long requests in flight may take after a stop signal."""
+
+    timeout_seconds: float = Field(default=10.0, gt=0)
+    """How long the client waits for the description of a model, which may have to be loaded."""
+
+    heartbeat_seconds: float = Field(default=5.0, gt=0)
+    """Silence after which the client asks for a sign of life; twice this breaks the stream."""
+
+
 class GeneratorSettings(Section):
     """The front end (``GMEM_GENERATOR__*``)."""
 
@@ -147,4 +178,5 @@ class Settings(BaseSettings):
     log: LogSettings = Field(default_factory=LogSettings)
     bank: BankSettings = Field(default_factory=BankSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
+    triton: TritonSettings = Field(default_factory=TritonSettings)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)

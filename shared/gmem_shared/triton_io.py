@@ -1,10 +1,10 @@
 """The contract between the front end and the Triton model ``gmem``.
 
-One bidirectional stream carries everything. A request is the tensor ``OPERATION`` (one BYTES
-element, JSON of one of the models below) and, for ``generate``, three row tensors. Each finished
-image is one response (``IMAGE``, ``META``); an empty final response closes the request.
-``describe`` and ``models`` answer with ``META`` alone. ``cancel`` names another request's id.
-A failed request answers with a Triton error whose message is the JSON of
+One bidirectional stream carries everything in flight. A request is the tensor ``OPERATION`` (one
+BYTES element, JSON of one of the models below) and, for ``generate``, three row tensors. Images
+that finish together are one response (``IMAGES``, ``META``). ``describe``, ``models`` and ``check``
+answer with ``META`` alone. ``cancel`` names a task's id. The last response of a request is marked
+final, and may be empty. A failed request answers with a Triton error whose message is the JSON of
 `gmem_shared.errors.to_problem`.
 
 ============  ======  ============  ==========================================================
@@ -14,8 +14,8 @@ OPERATION     BYTES   (1,)          JSON, see `Operation`
 SNIPPETS      FP32    (n, d)        rows as stored in the bank
 SEEDS         UINT64  (n,)          noise stream of each image
 INDICES       INT64   (n,)          image number within its stream
-IMAGE         UINT8   (h, w, c)     one finished image
-META          BYTES   (1,)          JSON: `ImageMeta`, `ModelInfo` as a dict, or a list of those
+IMAGES        UINT8   (k, h, w, c)  finished images
+META          BYTES   (1,)          JSON list: `ImageMeta` of each image, or `ModelInfo`s
 ============  ======  ============  ==========================================================
 """
 
@@ -25,13 +25,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from gmem_shared.errors import NotReadyError
+from gmem_shared.types import ModelInfo
+
 MODEL_NAME = "gmem"
 
 OPERATION = "OPERATION"
 SNIPPETS = "SNIPPETS"
 SEEDS = "SEEDS"
 INDICES = "INDICES"
-IMAGE = "IMAGE"
+IMAGES = "IMAGES"
 META = "META"
 
 
@@ -59,6 +62,12 @@ class Cancel(_Message):
     id: str
 
 
+class Check(_Message):
+    """Answer at once: empty, or with the reason why nothing can be generated."""
+
+    op: Literal["check"] = "check"
+
+
 class Describe(_Message):
     """Answer with one model's `gmem_shared.types.ModelInfo`."""
 
@@ -72,8 +81,11 @@ class Models(_Message):
     op: Literal["models"] = "models"
 
 
-Operation = Annotated[Generate | Cancel | Describe | Models, Field(discriminator="op")]
-OPERATION_ADAPTER: TypeAdapter[Generate | Cancel | Describe | Models] = TypeAdapter(Operation)
+Operation = Generate | Cancel | Check | Describe | Models
+OPERATION_ADAPTER: TypeAdapter[Operation] = TypeAdapter(
+    Annotated[Operation, Field(discriminator="op")]
+)
+MODEL_INFOS = TypeAdapter(list[ModelInfo])
 
 
 class ImageMeta(_Message):
@@ -87,3 +99,19 @@ class ImageMeta(_Message):
     queue_seconds: float
     denoise_seconds: float
     decode_seconds: float
+
+
+IMAGE_METAS = TypeAdapter(list[ImageMeta])
+
+
+def check_numpy(version: str) -> None:
+    """Refuse the numpy versions with which Triton's Python stub corrupts tensors.
+
+    Raises:
+        NotReadyError: The version is 2 or newer.
+    """
+    if int(version.split(".")[0]) >= 2:
+        raise NotReadyError(
+            f"expected numpy 1 in the environment of the Triton model, found numpy {version}: with "
+            "numpy 2 the Python stub silently corrupts every tensor; install 'numpy<2'"
+        )
