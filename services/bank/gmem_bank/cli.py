@@ -1,0 +1,204 @@
+"""``gmem bank``: serve banks, look at them, edit them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+from rich.table import Table
+
+from gmem_bank import publishing
+from gmem_bank.local import LocalBank
+from gmem_shared import logs
+from gmem_shared.bank_format import tombstone as tombstone_rows
+from gmem_shared.settings import Settings
+from gmem_shared.store import Repository, Store, Version
+from gmem_shared.types import BankInfo, DrawSpec, Reference, Snippets
+
+app = typer.Typer(no_args_is_help=True, help="Serve, inspect and edit memory banks.")
+
+Bank = Annotated[str, typer.Argument(help="e.g. digits, digits@production, digits@3")]
+Name = Annotated[str, typer.Argument(help="name of the bank, without a version")]
+Alias = Annotated[str | None, typer.Option(help="alias to point at the new version")]
+Message = Annotated[str, typer.Option(help="kept in the log of versions")]
+
+_console = Console()
+
+
+@app.callback()
+def _configure() -> None:
+    logs.configure(Settings().log)
+
+
+@app.command()
+def serve() -> None:
+    """Serve gRPC and HTTP until a signal (settings: GMEM_BANK__*, GMEM_STORE__*)."""
+    from gmem_bank.server import serve as serve_until_signal  # the servers are only needed here
+
+    asyncio.run(serve_until_signal(Settings()))
+
+
+@app.command("list")
+def list_banks() -> None:
+    """List the banks of the store and where their aliases point."""
+    store = _store()
+    table = Table("bank", "versions", "aliases")
+    for name in store.names("banks"):
+        repository = store.repository("banks", name)
+        aliases = [f"{alias}={record.seq}" for alias, record in repository.aliases().items()]
+        table.add_row(name, str(len(repository.versions())), ", ".join(aliases))
+    _console.print(table)
+
+
+@app.command()
+def describe(bank: Bank) -> None:
+    """Show what a version holds."""
+    with _local() as source:
+        _print_info(source.service.describe(bank))
+
+
+@app.command()
+def draw(
+    bank: Bank,
+    seed: Annotated[int, typer.Option()] = 0,
+    count: Annotated[int, typer.Option(min=1)] = 1,
+    label: Annotated[list[int] | None, typer.Option(help="class id; repeatable")] = None,
+    offset: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Draw rows, the same ones every time."""
+    spec = DrawSpec(count, seed, tuple(label) if label else None, offset)
+    with _local() as source:
+        snippets, _ = source.service.draw(bank, [spec])
+    _print_rows(snippets)
+
+
+@app.command()
+def search(
+    bank: Bank,
+    row: Annotated[int, typer.Argument(help="row whose neighbours to find")],
+    count: Annotated[int, typer.Option(min=1)] = 10,
+    label: Annotated[list[int] | None, typer.Option(help="class id; repeatable")] = None,
+) -> None:
+    """Find the rows most similar to a row of the bank."""
+    with _local() as source:
+        query = source.service.gather(bank, [row])
+        bank = f"{query.version.name}@{query.version.seq}"
+        found = source.service.search(bank, query.vectors.astype(np.float32), count, label)
+    table = Table("row", "cosine", "label", "source id", title=str(found.version))
+    columns = (found.rows, found.scores, found.labels, found.source_ids)
+    for found_row, score, found_label, source_id in zip(
+        *(c[0].tolist() for c in columns), strict=True
+    ):
+        if found_row >= 0:
+            table.add_row(str(found_row), f"{score:.4f}", str(found_label), str(source_id))
+    _console.print(table)
+
+
+@app.command()
+def build(
+    name: Name,
+    features: Annotated[Path, typer.Argument(help=".npy vectors, or .safetensors with `vectors`")],
+    encoder: Annotated[str, typer.Option(help="id of the encoder that made the vectors")],
+    labels: Annotated[Path | None, typer.Option(help=".npy of class ids, -1 for none")] = None,
+    source_ids: Annotated[Path | None, typer.Option(help=".npy of image ids")] = None,
+    classes: Annotated[Path | None, typer.Option(help="JSON list of id, name, aliases")] = None,
+    normalized: Annotated[bool, typer.Option(help="the vectors have length 1")] = False,
+    alias: Alias = None,
+    message: Message = "",
+) -> None:
+    """Publish a version from feature vectors."""
+    arrays = publishing.read_features(features)
+    for key, path in (("labels", labels), ("source_ids", source_ids)):
+        if path is not None:
+            arrays[key] = publishing.read_features(path)["vectors"]
+    repository = _store().repository("banks", name)
+    version = publishing.publish_features(
+        repository, arrays, classes, encoder=encoder, normalized=normalized, message=message
+    )
+    _announce(repository, version, alias)
+
+
+@app.command()
+def tombstone(
+    bank: Bank,
+    row: Annotated[list[int] | None, typer.Option(help="row number; repeatable")] = None,
+    source_id: Annotated[list[int] | None, typer.Option(help="image id; repeatable")] = None,
+    alias: Alias = None,
+    message: Message = "",
+) -> None:
+    """Publish a version without some rows; everything else is shared."""
+    repository, version = _resolve(bank)
+    new = tombstone_rows(
+        repository, version, rows=row or (), source_ids=source_id or (), message=message
+    )
+    _announce(repository, new, alias)
+
+
+@app.command()
+def index(
+    bank: Bank,
+    factory: Annotated[str, typer.Option(help="HNSW<links>,… or IVF<lists>,…")] = "HNSW32,SQ8",
+    min_recall: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
+    alias: Alias = None,
+    message: Message = "",
+) -> None:
+    """Publish a version with an index for searches over many rows."""
+    repository, version = _resolve(bank)
+    new = publishing.publish_index(
+        repository, version, factory, min_recall=min_recall, message=message
+    )
+    _announce(repository, new, alias)
+
+
+def _store() -> Store:
+    settings = Settings().store
+    return Store.from_url(settings.url, settings.cache_dir)
+
+
+def _resolve(bank: str) -> tuple[Repository, Version]:
+    reference = Reference.parse(bank)
+    repository = _store().repository("banks", reference.name)
+    return repository, repository.resolve(reference.selector)
+
+
+@contextmanager
+def _local() -> Iterator[LocalBank]:
+    source = LocalBank(_store(), Settings(), CollectorRegistry())
+    try:
+        yield source
+    finally:
+        asyncio.run(source.close())
+
+
+def _announce(repository: Repository, version: Version, alias: str | None) -> None:
+    _console.print(f"published {version.ref} {version.digest}", soft_wrap=True)
+    if alias is not None:
+        record = repository.set_alias(alias, version, reason=version.message)
+        _console.print(f"alias {alias} -> {record.seq}")
+
+
+def _print_info(info: BankInfo) -> None:
+    _console.print(
+        f"{info.version} {info.version.digest}\n"
+        f"{info.rows} rows of {info.dimension} x {info.dtype}, encoder {info.encoder}",
+        soft_wrap=True,
+    )
+    table = Table("class", "name", "aliases", "rows")
+    for row in info.classes:
+        table.add_row(str(row.id), row.name, ", ".join(row.aliases), str(row.rows))
+    _console.print(table)
+
+
+def _print_rows(snippets: Snippets) -> None:
+    table = Table("row", "source id", "label", "weight", title=str(snippets.version))
+    columns = (snippets.rows, snippets.source_ids, snippets.labels, snippets.weights)
+    for row, source_id, label, weight in zip(*(c.tolist() for c in columns), strict=True):
+        table.add_row(str(row), str(source_id), str(label), f"{weight:.3f}")
+    _console.print(table)

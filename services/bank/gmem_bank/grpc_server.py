@@ -1,0 +1,198 @@
+"""The gRPC door: translate, call the service, translate.
+
+Handlers are synchronous and run on the bank's pool. On one machine `grpc.aio` served about half as
+many small draws per second, and a message of several MiB stops its event loop while it is encoded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from gmem_bank.service import BankService
+from gmem_shared import rpc
+from gmem_shared.bank_messages import (
+    info_to_message,
+    neighbours_to_message,
+    queries_from_message,
+    snippets_to_message,
+    spec_from_message,
+    version_to_message,
+    with_dtype,
+)
+from gmem_shared.errors import GmemError, NotReadyError, OverloadedError
+from gmem_shared.proto.bank.v1 import bank_pb2, bank_pb2_grpc
+from gmem_shared.types import VersionRef
+
+SERVICE_NAME = bank_pb2.DESCRIPTOR.services_by_name["Bank"].full_name
+
+_QUEUED_PER_WORKER = 64
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class BankServicer(bank_pb2_grpc.BankServicer):
+    """`gmem.bank.v1.Bank` over a service.
+
+    Args:
+        service: Answers the requests.
+        max_exports: Exports at once; each keeps one thread of the pool busy.
+    """
+
+    def __init__(self, service: BankService, max_exports: int) -> None:
+        self._service = service
+        self._exports = threading.BoundedSemaphore(max_exports)
+
+    def Draw(  # noqa: N802
+        self, request: bank_pb2.DrawRequest, context: grpc.ServicerContext
+    ) -> bank_pb2.DrawResponse:
+        """Draw rows for one or several requests, all from one version."""
+        with _problems(context):
+            specs = [spec_from_message(spec) for spec in request.specs]
+            snippets, counts = self._service.draw(request.bank, specs)
+            message = snippets_to_message(with_dtype(snippets, request.dtype))
+            return bank_pb2.DrawResponse(snippets=message, counts=counts)
+
+    def Gather(  # noqa: N802
+        self, request: bank_pb2.GatherRequest, context: grpc.ServicerContext
+    ) -> bank_pb2.GatherResponse:
+        """Return the named rows in the order asked for."""
+        with _problems(context):
+            snippets = self._service.gather(request.bank, request.rows)
+            message = snippets_to_message(with_dtype(snippets, request.dtype))
+            return bank_pb2.GatherResponse(snippets=message)
+
+    def Search(  # noqa: N802
+        self, request: bank_pb2.SearchRequest, context: grpc.ServicerContext
+    ) -> bank_pb2.SearchResponse:
+        """Return the rows most similar to each query."""
+        with _problems(context):
+            queries = queries_from_message(request.queries)
+            return neighbours_to_message(
+                self._service.search(request.bank, queries, request.count, request.labels)
+            )
+
+    def Describe(  # noqa: N802
+        self, request: bank_pb2.DescribeRequest, context: grpc.ServicerContext
+    ) -> bank_pb2.BankInfo:
+        """Describe one bank version."""
+        with _problems(context):
+            return info_to_message(self._service.describe(request.bank))
+
+    def ListBanks(  # noqa: N802
+        self, request: bank_pb2.ListBanksRequest, context: grpc.ServicerContext
+    ) -> bank_pb2.ListBanksResponse:
+        """Describe the default version of every bank."""
+        with _problems(context):
+            return bank_pb2.ListBanksResponse(
+                banks=[info_to_message(info) for info in self._service.banks()]
+            )
+
+    def ListVersions(  # noqa: N802
+        self, request: bank_pb2.ListVersionsRequest, context: grpc.ServicerContext
+    ) -> bank_pb2.ListVersionsResponse:
+        """List the versions of a bank, oldest first."""
+        with _problems(context):
+            return bank_pb2.ListVersionsResponse(
+                versions=[
+                    bank_pb2.VersionRecord(
+                        version=version_to_message(published.version.ref),
+                        message=published.version.message,
+                        published_at=published.version.published_at.isoformat(),
+                        aliases=published.aliases,
+                    )
+                    for published in self._service.versions(request.name)
+                ]
+            )
+
+    def SetAlias(  # noqa: N802
+        self, request: bank_pb2.SetAliasRequest, context: grpc.ServicerContext
+    ) -> bank_pb2.SetAliasResponse:
+        """Point an alias to a version."""
+        with _problems(context):
+            record = self._service.set_alias(
+                request.name, request.alias, request.selector, request.reason
+            )
+            version = VersionRef(request.name, record.seq, record.digest)
+            return bank_pb2.SetAliasResponse(
+                version=version_to_message(version), generation=record.generation
+            )
+
+    def Export(  # noqa: N802
+        self, request: bank_pb2.ExportRequest, context: grpc.ServicerContext
+    ) -> Iterator[bank_pb2.Snippets]:
+        """Stream all rows of a version in row order."""
+        with _problems(context):
+            if not self._exports.acquire(blocking=False):
+                raise OverloadedError(
+                    "as many exports as are allowed are running; ask again when one has ended",
+                    retry_after_seconds=5.0,
+                )
+            try:
+                for part in self._service.export(request.bank):
+                    yield snippets_to_message(with_dtype(part, request.dtype))
+            finally:
+                self._exports.release()
+
+
+class GrpcServer:
+    """The bank, health and reflection services on one port.
+
+    Args:
+        service: Answers the requests.
+        pool: Runs the handlers.
+        workers: Threads of the pool; decides how many calls may wait.
+        host: Address to listen on.
+        port: Port to listen on, 0 for any.
+    """
+
+    def __init__(
+        self, service: BankService, pool: ThreadPoolExecutor, workers: int, host: str, port: int
+    ) -> None:
+        self._server = rpc.server(pool, max_concurrent=workers * _QUEUED_PER_WORKER)
+        bank_pb2_grpc.add_BankServicer_to_server(
+            BankServicer(service, max_exports=max(1, workers // 2)), self._server
+        )
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self.set_serving(False)
+        self._address = f"{host}:{port}"
+        self.port = 0
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            NotReadyError: The port is taken.
+        """
+        try:
+            self.port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise NotReadyError(f"cannot listen on {self._address}: {error}") from error
+        self._server.start()
+
+    def set_serving(self, serving: bool) -> None:
+        """Answer health checks."""
+        for name in ("", SERVICE_NAME):
+            self._health.set(name, _SERVING if serving else _NOT_SERVING)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Refuse new calls, and wait for those in flight, at most so long."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(grace_seconds).wait()
+
+
+@contextmanager
+def _problems(context: grpc.ServicerContext) -> Iterator[None]:
+    try:
+        yield
+    except GmemError as error:
+        rpc.abort(context, error)

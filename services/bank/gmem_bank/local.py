@@ -1,0 +1,100 @@
+"""The bank in this process: a bank source without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from gmem_bank.host import BankHost
+from gmem_bank.index import pin_threads
+from gmem_bank.service import BankService
+from gmem_shared.bank_messages import split
+from gmem_shared.settings import Settings
+from gmem_shared.store import Store
+from gmem_shared.types import BankInfo, DrawSpec, Neighbours, Snippets
+
+Result = TypeVar("Result")
+
+
+class LocalBank:
+    """Serves banks straight from their mapped files.
+
+    The work runs on a bounded pool of threads, so the event loop never waits for a disk, and a
+    search uses one core.
+
+    Args:
+        store: Where the versions are.
+        settings: Limits, number of threads, poll interval.
+        registry: Where the metrics live.
+    """
+
+    def __init__(self, store: Store, settings: Settings, registry: CollectorRegistry) -> None:
+        self.host = BankHost(
+            store,
+            poll_seconds=settings.store.poll_seconds,
+            max_open_versions=settings.bank.max_open_versions,
+            registry=registry,
+            holder=f"bank-{socket.gethostname()}-{os.getpid()}",
+        )
+        self.service = BankService(self.host, max_rows=settings.bank.max_rows, registry=registry)
+        self.pool = ThreadPoolExecutor(
+            settings.bank.workers, thread_name_prefix="bank", initializer=pin_threads
+        )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> LocalBank:
+        """Build the source; opens nothing yet."""
+        store = Store.from_url(settings.store.url, cache_dir=settings.store.cache_dir)
+        return cls(store, settings, REGISTRY)
+
+    async def start(self) -> None:
+        """Begin to follow the aliases."""
+        self.host.start()
+
+    async def close(self) -> None:
+        """Stop following the aliases; requests in flight end first."""
+        await asyncio.to_thread(self.host.close)
+        await asyncio.to_thread(self.pool.shutdown)
+
+    async def check(self) -> None:
+        """Return when a bank can be served; raise `NotReadyError` with the reason otherwise."""
+        self.host.check()
+
+    async def banks(self) -> list[BankInfo]:
+        """Describe the default version of every bank in the store."""
+        return await self.run(self.service.banks)
+
+    async def describe(self, bank: str) -> BankInfo:
+        """Describe one bank version."""
+        return await self.run(self.service.describe, bank)
+
+    async def draw(self, bank: str, specs: Sequence[DrawSpec]) -> list[Snippets]:
+        """Draw rows for several requests at once, all from one and the same version."""
+        return split(*await self.run(self.service.draw, bank, specs))
+
+    async def gather(self, bank: str, rows: Sequence[int]) -> Snippets:
+        """Return the named rows in the order asked for."""
+        return await self.run(self.service.gather, bank, rows)
+
+    async def search(
+        self,
+        bank: str,
+        queries: NDArray[np.float32],
+        count: int,
+        labels: Sequence[int] | None = None,
+    ) -> Neighbours:
+        """Return the ``count`` rows most similar to each query, float32 ``(q, d)``."""
+        return await self.run(self.service.search, bank, queries, count, labels)
+
+    async def run(self, function: Callable[..., Result], *args: object) -> Result:
+        """Call a blocking function of the service on the pool."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, partial(function, *args))

@@ -1,0 +1,100 @@
+"""Every failure of the HTTP door is an RFC 9457 problem."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from gmem_shared.errors import (
+    GmemError,
+    InternalError,
+    InvalidRequestError,
+    NotFoundError,
+    OutOfRangeError,
+    TooLargeError,
+    to_problem,
+)
+from gmem_shared.rpc import MESSAGE_BYTES
+
+_RANGE = frozenset({"greater_than_equal", "less_than_equal", "too_short", "too_long"})
+_MAX_ERRORS = 10
+
+
+class LimitedRoute(APIRoute):
+    """A route that reads at most `MESSAGE_BYTES` of body, announced or not."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's handler; raises `TooLargeError`."""
+        handle = super().get_route_handler()
+
+        async def handle_limited(request: Request) -> Response:
+            body = bytearray()
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MESSAGE_BYTES:
+                    raise TooLargeError(
+                        f"expected a body of at most {MESSAGE_BYTES} bytes, found a larger one"
+                    )
+            request._body = bytes(body)
+            return await handle(request)
+
+        return handle_limited
+
+
+def install(app: FastAPI) -> None:
+    """Answer our errors, invalid input, unknown routes and defects alike as problems."""
+    app.add_exception_handler(GmemError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_status)
+    app.add_exception_handler(Exception, _on_defect)
+
+
+def _respond(error: GmemError, status: int | None = None) -> Response:
+    problem = to_problem(error)
+    problem["status"] = status or problem["status"]
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    return Response(
+        json.dumps(problem), problem["status"], headers, media_type="application/problem+json"
+    )
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GmemError)  # noqa: S101 (the registration says so)
+    return _respond(error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    found = error.errors()
+    fields = [_field_error(item) for item in found[:_MAX_ERRORS]]
+    detail = "; ".join(f"{field['field'] or 'body'}: {field['message']}" for field in fields[:3])
+    out_of_range = all(item["type"] in _RANGE for item in found)
+    return _respond(
+        (OutOfRangeError if out_of_range else InvalidRequestError)(detail, errors=fields)
+    )
+
+
+def _field_error(item: Any) -> dict[str, str]:
+    field = ".".join(str(part)[:100] for part in item["loc"][1:])
+    message = item["msg"].replace("Input should be", "expected")
+    return {"field": field, "message": f"{message}, found {str(item['input'])[:80]!r}"}
+
+
+async def _on_status(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    error_class = NotFoundError if error.status_code == 404 else InvalidRequestError
+    detail = f"{request.method} {request.url.path[:200]}: {error.detail}; GET /docs lists the paths"
+    return _respond(error_class(detail), error.status_code)
+
+
+async def _on_defect(request: Request, error: Exception) -> Response:
+    return _respond(InternalError("a defect of the bank service; its log has the details"))

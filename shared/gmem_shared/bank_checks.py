@@ -1,0 +1,99 @@
+"""What must hold of the rows of a bank before a version of them is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmem_shared.bank_data import shorten
+from gmem_shared.errors import InvalidRequestError
+from gmem_shared.types import ClassInfo
+
+UNLABELLED = -1
+MAX_TOTAL_WEIGHT = 1 << 48
+"""Keeps the bias of a draw below 2**-16 of a row's probability (docs/formats/draw.md)."""
+
+_BLOCK_ROWS = 16384
+_NORM_TOLERANCE = 0.01
+
+
+def check_bank(
+    vectors: NDArray[np.floating[Any]],
+    labels: NDArray[np.int32],
+    source_ids: NDArray[np.int64],
+    weights: NDArray[np.uint32],
+    classes: Sequence[ClassInfo],
+    *,
+    normalized: bool,
+) -> None:
+    """Refuse rows that cannot be served.
+
+    Raises:
+        InvalidRequestError: Naming the array, what was expected and the first offending rows.
+    """
+    _check_shapes(vectors, labels, source_ids, weights)
+    _check_classes(labels, classes)
+    _check_total_weight(weights)
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        _check_block(vectors[start : start + _BLOCK_ROWS], start, normalized)
+
+
+def invalid(field: str, message: str) -> InvalidRequestError:
+    """Describe one unacceptable input of a bank."""
+    return InvalidRequestError(f"{field}: {message}", errors=[{"field": field, "message": message}])
+
+
+def _check_shapes(
+    vectors: NDArray[np.floating[Any]],
+    labels: NDArray[np.int32],
+    source_ids: NDArray[np.int64],
+    weights: NDArray[np.uint32],
+) -> None:
+    if vectors.ndim != 2 or not vectors.size or vectors.dtype not in (np.float16, np.float32):
+        raise invalid(
+            "vectors",
+            f"expected float16 or float32 (n, d) with n, d >= 1, "
+            f"found {vectors.dtype} {vectors.shape}",
+        )
+    for field, array in (("labels", labels), ("source_ids", source_ids), ("weights", weights)):
+        if array.shape != (len(vectors),):
+            raise invalid(
+                field,
+                f"expected one value for each of {len(vectors)} rows, found shape {array.shape}",
+            )
+
+
+def _check_classes(labels: NDArray[np.int32], classes: Sequence[ClassInfo]) -> None:
+    ids = [info.id for info in classes]
+    if len(set(ids)) != len(ids) or any(label < 0 for label in ids):
+        raise invalid("classes", "expected unique ids >= 0")
+    names = Counter(name for info in classes for name in {info.name, *info.aliases})
+    ambiguous = [name for name, count in names.items() if count > 1]
+    if ambiguous:
+        raise invalid("classes", f"expected names of one class each, found {shorten(ambiguous)}")
+    unknown = sorted(set(np.unique(labels).tolist()) - {*ids, UNLABELLED})
+    if unknown:
+        raise invalid(
+            "labels", f"expected the id of a class or {UNLABELLED}, found {shorten(unknown)}"
+        )
+
+
+def _check_total_weight(weights: NDArray[np.uint32]) -> None:
+    total = int(weights.sum(dtype=np.uint64))
+    if not 0 < total <= MAX_TOTAL_WEIGHT:
+        raise invalid("weights", f"expected a sum of 1 … {MAX_TOTAL_WEIGHT}, found {total}")
+
+
+def _check_block(vectors: NDArray[np.floating[Any]], start: int, normalized: bool) -> None:
+    norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
+    usable = np.isfinite(norms) & (norms > 0)
+    if normalized:
+        usable &= np.abs(norms - 1) <= _NORM_TOLERANCE
+    if not usable.all():
+        bad = (np.flatnonzero(~usable) + start).tolist()
+        wanted = "of length 1" if normalized else "finite and not zero"
+        raise invalid("vectors", f"expected vectors {wanted}; rows {shorten(bad)} are not")

@@ -1,0 +1,167 @@
+"""gRPC as we use it: channel and server options, errors as statuses, arrays as messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from gmem_shared.errors import (
+    PROBLEM_METADATA_KEY,
+    CancelledError,
+    DeadlineExceededError,
+    GmemError,
+    InternalError,
+    InvalidRequestError,
+    NotReadyError,
+    OverloadedError,
+    TooLargeError,
+    from_problem,
+    status_of,
+    to_problem,
+)
+from gmem_shared.proto.bank.v1 import bank_pb2
+
+UNARY_BYTES = 16 << 20
+"""Largest unary answer of ours; beyond, a stream is offered."""
+MESSAGE_BYTES = 32 << 20
+"""Largest message accepted; gRPC's own default of 4 MiB binds clients, too."""
+
+_MAX_DETAIL = 1000
+_MAX_FIELD_ERRORS = 10
+_KEEPALIVE_MS = 20_000
+_RETRY_AFTER_SECONDS = 1.0
+
+Options = list[tuple[str, Any]]
+
+_LIMITS: Options = [
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+]
+
+
+def channel(address: str, retried: Sequence[tuple[str, str]]) -> grpc.aio.Channel:
+    """Open a channel that reconnects within a second or two of a service's return.
+
+    Args:
+        address: ``host:port``.
+        retried: (service, method) pairs without effects; they are tried again, within the call's
+            deadline, when the service is unavailable.
+    """
+    retry_policy = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    names = [{"service": service, "method": method} for service, method in retried]
+    config = {"methodConfig": [{"name": names, "retryPolicy": retry_policy}]}
+    options = [
+        *_LIMITS,
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 4),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    return grpc.aio.insecure_channel(address, options=options)
+
+
+def server(pool: ThreadPoolExecutor, *, max_concurrent: int) -> grpc.Server:
+    """Make a server whose handlers run on ``pool``; beyond ``max_concurrent`` calls are refused."""
+    options = [
+        *_LIMITS,
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    ]
+    return grpc.server(pool, options=options, maximum_concurrent_rpcs=max_concurrent)
+
+
+def abort(context: grpc.ServicerContext, error: GmemError) -> NoReturn:
+    """End a call with an error; the client rebuilds it with :func:`error_of`."""
+    problem = to_problem(error)
+    problem["detail"] = problem["detail"][:_MAX_DETAIL]
+    if "errors" in problem:
+        problem["errors"] = problem["errors"][:_MAX_FIELD_ERRORS]
+    del problem["error"]  # the OpenAI member is for HTTP
+    metadata = ((PROBLEM_METADATA_KEY, json.dumps(problem).encode()),)
+    context.set_trailing_metadata(metadata)
+    context.abort(status_of(error).grpc, problem["detail"])
+
+
+def error_of(failure: grpc.aio.AioRpcError, service: str) -> GmemError:
+    """Rebuild the error behind a failed call; without our metadata, judge by the status code.
+
+    Args:
+        failure: What the call raised.
+        service: What was called, for the message, e.g. ``bank service at 127.0.0.1:8101``.
+    """
+    metadata: Any = failure.trailing_metadata()  # typed as one pair, is a sequence of them
+    problem = dict(metadata or ()).get(PROBLEM_METADATA_KEY)
+    if problem is not None:
+        return from_problem(json.loads(problem))
+    code, detail = failure.code(), f"{service}: {failure.details() or failure.code().name}"
+    match code:
+        case grpc.StatusCode.UNAVAILABLE:
+            return NotReadyError(
+                f"{service} does not answer ({failure.details()}); it is asked again by itself",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceededError(f"{service} did not answer in time")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in detail:
+            return TooLargeError(f"{detail}; ask for fewer rows at once")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return OverloadedError(detail, retry_after_seconds=_RETRY_AFTER_SECONDS)
+        case grpc.StatusCode.CANCELLED:
+            return CancelledError(detail)
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return InvalidRequestError(detail)
+        case _:
+            return InternalError(f"{detail} ({code.name})")
+
+
+def to_tensor(array: NDArray[Any]) -> bank_pb2.Tensor:
+    """Put an array into a message: little-endian bytes, C order."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return bank_pb2.Tensor(
+        dtype=array.dtype.name, shape=array.shape, data=np.ascontiguousarray(little).tobytes()
+    )
+
+
+def from_tensor(
+    tensor: bank_pb2.Tensor, name: str, dtypes: Sequence[str], ndim: int
+) -> NDArray[Any]:
+    """Read an array out of a message, without a copy and read-only.
+
+    Args:
+        tensor: The message.
+        name: The field, for the error.
+        dtypes: Accepted element types.
+        ndim: Number of axes.
+
+    Raises:
+        InvalidRequestError: Type, shape and number of bytes do not fit.
+    """
+    shape = tuple(tensor.shape)
+    size = int(np.prod([int(length) for length in shape], dtype=object)) if shape else 1
+    if tensor.dtype not in dtypes or len(shape) != ndim:
+        raise InvalidRequestError(
+            f"{name}: expected {' or '.join(dtypes)} of {ndim} axes, "
+            f"found {tensor.dtype or 'no dtype'} of shape {shape}"
+        )
+    dtype = np.dtype(tensor.dtype).newbyteorder("<")
+    if size * dtype.itemsize != len(tensor.data):
+        raise InvalidRequestError(
+            f"{name}: expected {size * dtype.itemsize} bytes for {tensor.dtype} {shape}, "
+            f"found {len(tensor.data)}"
+        )
+    return np.frombuffer(tensor.data, dtype).reshape(shape)
