@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import ParamSpec, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 import obstore.store
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
@@ -27,6 +27,7 @@ from gmem_shared.store.objects import ObjectInfo, Objects
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+_CLOUDS = ("s3", "gs", "az")
 _memory_stores: dict[str, obstore.store.MemoryStore] = {}
 _memory_lock = threading.Lock()
 
@@ -40,26 +41,27 @@ def connect(url: str) -> Objects:
     Raises:
         InvalidRequestError: The URL is not understood.
     """
-    scheme, _, path, *_ = urlsplit(url)
-    if scheme in ("", "file"):
-        return LocalObjects(Path(path if scheme else url))
+    scheme, has_scheme, rest = url.partition("://")
+    if not has_scheme or scheme == "file":
+        return LocalObjects(Path(unquote(rest) if has_scheme else url))
     if scheme == "memory":
         with _memory_lock:
             return ObstoreObjects(_memory_stores.setdefault(url, obstore.store.MemoryStore()))
     try:
+        if scheme not in _CLOUDS:
+            raise ValueError(f"{scheme}:// is none of {_CLOUDS}")
         # allow_http lets AWS_ENDPOINT_URL name a plain-http server; https stays https.
-        return ObstoreObjects(
-            obstore.store.from_url(
-                url,
-                client_options={"allow_http": True, "timeout": timedelta(seconds=30)},
-                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
-            )
+        cloud = obstore.store.from_url(
+            url,
+            client_options={"allow_http": True, "timeout": timedelta(seconds=30)},
+            retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
         )
     except (BaseError, ValueError) as error:
         raise InvalidRequestError(
             f"expected a store URL like '/a/folder', 'memory://name' or 's3://bucket/prefix', "
             f"found {url!r}: {_first_line(error)}"
         ) from error
+    return ObstoreObjects(cloud)
 
 
 def _first_line(error: Exception) -> str:

@@ -29,7 +29,8 @@ class Leases:
     def renew(self, holder: str, digests: Iterable[str], ttl: timedelta) -> Lease:
         """Write a holder's lease, replacing its earlier one."""
         lease = Lease(holder=holder, digests=tuple(sorted(digests)), expires_at=self._clock() + ttl)
-        self._objects.write(self._layout.lease(holder), lease.to_bytes())
+        path = self._layout.lease(holder)
+        self._objects.write(path, lease.to_bytes(path))
         return lease
 
     def release(self, holder: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,39 +18,46 @@ _READERS = 16
 
 
 class Record(BaseModel):
-    """A record of the store; its bytes are canonical JSON and carry their own digest."""
+    """A record of the store: canonical JSON with a digest of its own path and content.
+
+    So neither a damaged record nor an intact one in the wrong place is believed.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = SCHEMA_VERSION
 
-    def to_bytes(self) -> bytes:
-        """Encode, with the digest of all other fields as field ``digest_of_record``."""
+    def to_bytes(self, path: str) -> bytes:
+        """Encode for ``path``."""
         body = self.model_dump(mode="json")
-        return to_json(body | {_SELF: digest_of(to_json(body))})
+        return to_json(body | {_SEAL: _seal(body, path)})
 
     @classmethod
     def from_bytes(cls, data: bytes, path: str) -> Self:
         """Decode the object at ``path``.
 
         Raises:
-            CorruptVersionError: The bytes are not those that were written.
+            CorruptVersionError: The bytes are not those that were written there.
             UnsupportedVersionError: A newer release wrote the record.
         """
         try:
             body = json.loads(data)
             if not isinstance(body, dict) or to_json(body) != data:
                 raise ValueError("it is not canonical JSON")
-            if body.pop(_SELF, None) != digest_of(to_json(body)):
-                raise ValueError("its digest does not match")
+            if body.pop(_SEAL, None) != _seal(body, path):
+                raise ValueError("its seal does not match")
             check_schema(body, path)
             return cls.model_validate(body)
         except (ValueError, ValidationError) as error:
             raise CorruptVersionError(f"the record {path} is corrupt: {error}") from error
 
 
-_SELF = "digest_of_record"
+_SEAL = "seal"
 R = TypeVar("R", bound=Record)
+
+
+def _seal(body: dict[str, Any], path: str) -> str:
+    return digest_of(to_json([path, body]))
 
 
 def check_schema(body: dict[str, object], path: str) -> None:
@@ -118,4 +125,5 @@ class Journal(Generic[R]):
 
     def create(self, number: int, record: R) -> bool:
         """Create a record; false when somebody else's already has the number."""
-        return self._objects.create(self.path(number), record.to_bytes())
+        path = self.path(number)
+        return self._objects.create(path, record.to_bytes(path))

@@ -45,7 +45,12 @@ class Shelf:
                 data = self.objects.read(path)
             except NotFoundError as error:
                 raise CorruptVersionError(f"the manifest {path} is missing") from error
-            self._manifests[digest] = Manifest.from_bytes(data, digest, path)
+            manifest = Manifest.from_bytes(data, digest, path)
+            if (manifest.kind, manifest.name) != (self.layout.kind, self.layout.name):
+                raise CorruptVersionError(
+                    f"the manifest {path} belongs to {manifest.kind}/{manifest.name}"
+                )
+            self._manifests[digest] = manifest
         return self._manifests[digest]
 
     def paths_of(self, digest: str) -> set[str]:
