@@ -1,0 +1,44 @@
+"""``gmem triton``: run and probe the real tritonserver."""
+
+from __future__ import annotations
+
+import asyncio
+
+import typer
+
+from gmem_generator.triton_backend import TritonBackend
+from gmem_generator.triton_server import serve as become_tritonserver
+from gmem_shared import logs
+from gmem_shared.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Run the real tritonserver with our model.")
+
+
+@app.command()
+def serve() -> None:
+    """Serve the model ``gmem``; settings are GMEM_TRITON__* and what the engine needs."""
+    settings = Settings()
+    logs.configure(settings.log)
+    become_tritonserver(settings.triton)
+
+
+@app.command()
+def probe() -> None:
+    """Ask the engine for a sign of life; exit status 1 and a reason when there is none.
+
+    Triton's own readiness stays good when the process that holds the engine is dead.
+    """
+    settings = Settings().triton
+    backend = TritonBackend(
+        f"{settings.host}:{settings.grpc_port}", heartbeat_seconds=settings.heartbeat_seconds
+    )
+    asyncio.run(_check(backend))
+    typer.echo("ready")
+
+
+async def _check(backend: TritonBackend) -> None:
+    await backend.start()
+    try:
+        await backend.check()
+    finally:
+        await backend.close()

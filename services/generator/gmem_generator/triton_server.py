@@ -1,0 +1,176 @@
+"""Starts the tritonserver that the ``nvidia-pytriton`` wheel carries, with our model in it.
+
+The wheel is used as a box of binaries; its Python package is never imported.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import socket
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+
+from gmem_shared.errors import NotReadyError
+from gmem_shared.settings import TritonSettings
+from gmem_shared.triton_io import MODEL_NAME, check_numpy
+
+log = structlog.get_logger(__name__)
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Triton and its Python stubs meet)
+
+
+def serve(settings: TritonSettings) -> NoReturn:
+    """Become tritonserver: the process keeps its id, so signals and exit status are Triton's own.
+
+    Raises:
+        NotReadyError: Something that Triton needs is missing or in the way.
+    """
+    check_numpy(importlib.metadata.version("numpy"))
+    root = wheel_root()
+    for port in (settings.http_port, settings.grpc_port, settings.metrics_port):
+        check_port(settings.host, port)
+    backends = lay_out_backends(settings.runtime_dir, root)
+    remove_stale_regions(region_prefix(settings))
+    arguments = command(settings, root, backends)
+    # Triton and its stub take the whole environment: the stub reads GMEM_* as any entry point.
+    base = os.environ.copy()  # noqa: TID251
+    log.info("triton.starting", grpc=f"{settings.host}:{settings.grpc_port}")
+    os.execve(arguments[0], arguments, environment(base, root))  # noqa: S606
+
+
+def wheel_root() -> Path:
+    """Return the wheel's ``tritonserver`` folder.
+
+    Raises:
+        NotReadyError: The wheel is not installed, or holds no stub for this Python.
+    """
+    spec = importlib.util.find_spec("pytriton")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    root = Path(folders[0]) / "tritonserver" if folders else Path()
+    if not (root / "bin" / "tritonserver").is_file():
+        raise NotReadyError(
+            "expected the tritonserver of the nvidia-pytriton wheel, found none; on Linux x86_64 "
+            "run pip install 'gmem-serving[triton]', elsewhere use the embedded backend"
+        )
+    if not _stub(root).is_file():
+        known = sorted(folder.name for folder in (root / "python_backend_stubs").iterdir())
+        raise NotReadyError(
+            f"expected a Python of {', '.join(known)} for Triton, found {_python_version()}"
+        )
+    return root
+
+
+def lay_out_backends(runtime_dir: Path, root: Path) -> Path:
+    """Link the Python backend with the stub of the running Python; return the backend folder."""
+    python = runtime_dir.resolve() / "backends" / "python"
+    python.mkdir(parents=True, exist_ok=True)
+    backend = root / "backends" / "python"
+    targets = [
+        backend / "libtriton_python.so",
+        backend / "triton_python_backend_utils.py",
+        _stub(root),
+    ]
+    for target in targets:
+        link = python / target.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    return python.parent
+
+
+def command(settings: TritonSettings, root: Path, backends: Path) -> list[str]:
+    """Return tritonserver's command line.
+
+    Raises:
+        NotReadyError: There is no model repository.
+    """
+    repository = settings.model_repository or Path(__file__).parents[1] / "model_repository"
+    if not (repository / MODEL_NAME / "config.pbtxt").is_file():
+        raise NotReadyError(
+            f"expected a model repository with {MODEL_NAME}/config.pbtxt, found none in "
+            f"{repository}; set GMEM_TRITON__MODEL_REPOSITORY"
+        )
+    flags = {
+        "model-repository": repository.resolve(),
+        "backend-directory": backends,
+        "backend-config": f"python,shm-region-prefix-name={region_prefix(settings)}",
+        "http-address": settings.host,
+        "http-port": settings.http_port,
+        "grpc-address": settings.host,
+        "grpc-port": settings.grpc_port,
+        "metrics-address": settings.host,
+        "metrics-port": settings.metrics_port,
+        "exit-timeout-secs": settings.exit_timeout_seconds,
+        # Notice clients that are cut off: without pings their streams live for hours.
+        "grpc-keepalive-time": 10_000,
+        "grpc-keepalive-timeout": 10_000,
+        "allow-gpu-metrics": "false",
+        "pinned-memory-pool-byte-size": 0,
+    }
+    return [
+        str(root / "bin" / "tritonserver"),
+        *(f"--{name}={value}" for name, value in flags.items()),
+        "--disable-auto-complete-config",
+    ]
+
+
+def environment(base: Mapping[str, str], root: Path) -> dict[str, str]:
+    """Return the environment in which server and stub find their libraries and this Python."""
+    libraries = [str(root.parents[1] / "nvidia_pytriton.libs")]
+    libdir = sysconfig.get_config_var("LIBDIR")
+    if libdir and Path(libdir, str(sysconfig.get_config_var("INSTSONAME"))).is_file():
+        libraries.append(libdir)
+    # The interpreter inside the stub takes the environment of the first `python3` on the path.
+    binaries = [str(Path(sys.executable).parent)]
+    return {
+        **base,
+        "LD_LIBRARY_PATH": _search_path(libraries, base.get("LD_LIBRARY_PATH")),
+        "PATH": _search_path(binaries, base.get("PATH")),
+    }
+
+
+def region_prefix(settings: TritonSettings) -> str:
+    """Return the prefix of this server's shared memory; its port is its own, and so is this."""
+    return f"gmem_triton_{settings.grpc_port}_"
+
+
+def remove_stale_regions(prefix: str, folder: Path = SHARED_MEMORY) -> None:
+    """Remove the shared memory that a killed server with the same port left behind."""
+    for region in folder.glob(f"{prefix}*"):
+        log.info("triton.stale_region.removed", region=region.name)
+        region.unlink(missing_ok=True)
+
+
+def check_port(host: str, port: int) -> None:
+    """Return when the port is free.
+
+    Raises:
+        NotReadyError: Something else listens there.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NotReadyError(
+                f"expected {host}:{port} to be free for Triton, found it in use ({error}); stop "
+                "what listens there or set GMEM_TRITON__{HTTP,GRPC,METRICS}_PORT"
+            ) from error
+
+
+def _stub(root: Path) -> Path:
+    return root / "python_backend_stubs" / _python_version() / "triton_python_backend_stub"
+
+
+def _python_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _search_path(first: list[str], rest: str | None) -> str:
+    return os.pathsep.join([*first, *([rest] if rest else [])])

@@ -1,0 +1,156 @@
+"""Triton's side of `gmem_shared.triton_io`: messages to the engine, no arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
+from typing import Any
+
+import numpy as np
+import pydantic
+import structlog
+import triton_python_backend_utils as pb_utils
+from mirror import MetricsMirror
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+from replies import Outbox, Reply
+
+from gmem_model.engine.host import EngineHost
+from gmem_shared import logs, triton_io
+from gmem_shared.errors import ConflictError, GmemError, InternalError, InvalidRequestError
+from gmem_shared.settings import Settings
+from gmem_shared.store import Store
+from gmem_shared.types import GenerationTask
+
+log = structlog.get_logger(__name__)
+
+LOADING_THREADS = 16
+"""Calls that may wait for a version to load before others queue behind them."""
+
+TICK_SECONDS = 0.25
+"""How often vanished clients are looked for and metrics copied."""
+
+
+class TritonPythonModel:
+    """Hands requests to the one `EngineHost` of this process and its images to Triton."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the store and start the engine."""
+        triton_io.check_numpy(np.__version__)
+        settings = Settings()
+        logs.configure(settings.log)
+        registry = CollectorRegistry()
+        self._host = EngineHost(
+            Store.from_url(settings.store.url, cache_dir=settings.store.cache_dir),
+            settings.engine,
+            poll_seconds=settings.store.poll_seconds,
+            default_model=settings.generator.default_model,
+            registry=registry,
+        )
+        self._host.start()
+        self._metrics = MetricsMirror(registry)
+        self._replies: dict[str, Reply] = {}
+        self._outbox = Outbox()
+        self._pool = ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="loading")
+        self._stopping = Event()
+        self._ticker = Thread(target=self._tick, name="ticker")
+        self._ticker.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Take requests; their answers follow through their response senders."""
+        for request in requests:
+            reply = Reply(request.get_response_sender(), self._outbox)
+            self._guard(reply, lambda r=request, p=reply: self._handle(r, p))
+
+    def finalize(self) -> None:
+        """Let the engine end what it began; Triton has stopped accepting requests."""
+        self._pool.shutdown()
+        self._host.close()
+        self._stopping.set()
+        self._ticker.join()
+        self._outbox.close()
+
+    def _handle(self, request: Any, reply: Reply) -> None:
+        match _operation(request):
+            case triton_io.Generate() as operation:
+                self._generate(_task(operation, request), reply)
+            case triton_io.Cancel(id=task_id):
+                self._cancel(task_id)
+                reply.done()
+            case triton_io.Check():
+                self._host.check()
+                reply.answer(triton_io.MODEL_INFOS.dump_json([]))
+            case triton_io.Describe(model=model):
+                self._in_pool(reply, lambda: self._answer(reply, [self._host.describe(model)]))
+            case triton_io.Models():
+                self._in_pool(reply, lambda: self._answer(reply, self._host.models()))
+
+    def _generate(self, task: GenerationTask, reply: Reply) -> None:
+        if task.id in self._replies and not self._replies[task.id].ended:
+            raise ConflictError(f"task {task.id!r} is running already; give each task its own id")
+        self._replies[task.id] = reply
+
+        def submit() -> None:
+            self._host.submit(task, reply)
+            if reply.abandoned:  # cancelled while the version was loading
+                self._host.cancel(task.id)
+
+        self._in_pool(reply, submit)
+
+    def _cancel(self, task_id: str) -> None:
+        reply = self._replies.get(task_id)
+        if reply is not None:
+            reply.abandoned = True
+            self._host.cancel(task_id)
+
+    def _answer(self, reply: Reply, models: list[Any]) -> None:
+        reply.answer(triton_io.MODEL_INFOS.dump_json(models))
+
+    def _in_pool(self, reply: Reply, call: Callable[[], None]) -> None:
+        self._pool.submit(self._guard, reply, call)
+
+    def _guard(self, reply: Reply, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except GmemError as error:
+            reply.failed(error)
+        except Exception as error:  # the border: a defect becomes this request's answer
+            log.exception("triton.request.failed")
+            reply.failed(InternalError(f"the Triton model failed: {error!r}"))
+
+    def _tick(self) -> None:
+        while not self._stopping.wait(TICK_SECONDS):
+            self._metrics.update()
+            for task_id, reply in list(self._replies.items()):
+                if reply.ended:
+                    self._replies.pop(task_id)
+                elif not reply.abandoned and reply.client_gone():
+                    log.info("triton.client.gone", task=task_id)
+                    self._cancel(task_id)
+
+
+def _operation(request: Any) -> triton_io.Operation:
+    (content,) = _array(request, triton_io.OPERATION)
+    try:
+        return triton_io.OPERATION_ADAPTER.validate_json(content)
+    except pydantic.ValidationError as error:
+        raise InvalidRequestError(f"expected a known operation: {error}") from error
+
+
+def _task(operation: triton_io.Generate, request: Any) -> GenerationTask:
+    return GenerationTask(
+        snippets=_array(request, triton_io.SNIPPETS),
+        seeds=_array(request, triton_io.SEEDS),
+        indices=_array(request, triton_io.INDICES),
+        **operation.model_dump(exclude={"op"}),
+    )
+
+
+def _array(request: Any, name: str) -> NDArray[Any]:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        raise InvalidRequestError(f"expected the tensor {name!r}, found none")
+    # A copy: the shared memory behind the tensor is reused when `execute` returns.
+    array: NDArray[Any] = tensor.as_numpy().copy()
+    return array
