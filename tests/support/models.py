@@ -49,13 +49,14 @@ def publish_tiny_model(
     encoder: str = TEST_ENCODER,
     alias: str | None = "production",
     config: ModelConfig | None = None,
+    network: SiT | None = None,
 ) -> Version:
     """Publish an untrained model and point the alias to it."""
     config = config or tiny_config(encoder, default_bank=f"{name}@production")
     repository = store.repository("models", name)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "network.safetensors"
-        save_network(weights, tiny_network(config, seed))
+        save_network(weights, network or tiny_network(config, seed))
         files = {
             "network.safetensors": weights,
             "config.json": config.model_dump_json().encode(),

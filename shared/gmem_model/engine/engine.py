@@ -101,19 +101,19 @@ class Engine:
         """Start the thread."""
         self._thread.start()
 
-    def submit(self, task: GenerationTask, listener: Listener) -> None:
-        """Queue a task.
+    def submit(self, task: GenerationTask, listener: Listener) -> bool:
+        """Queue a task; false when the engine has retired.
 
         Raises:
             GmemError: The task is refused and the listener will not be called. See `check_task`,
-                `resolve_sampler`, `Scheduler.submit`; `NotReadyError` when the engine is closing.
+                `resolve_sampler` and `Scheduler.submit`.
         """
         check_task(task, self.config, self.version)
         sampler, num_steps = resolve_sampler(task, self.config, self._settings.max_steps)
         table = plan_table(sampler, num_steps, self.config.path)
         with self._changed:
             if self._closing:
-                raise NotReadyError(f"model {self.version} is draining", retry_after_seconds=1.0)
+                return False
             now = self._clock()
             seconds = task.deadline_seconds
             scheduled = Task(
@@ -127,6 +127,7 @@ class Engine:
             self._scheduler.submit(scheduled, now)
             self._report()
             self._changed.notify()
+            return True
 
     def cancel(self, task_id: str) -> None:
         """Stop a task: its rows are in no later evaluation. Ids of ended tasks are ignored."""

@@ -1,0 +1,115 @@
+"""The engine in this process, as a backend of the front end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from prometheus_client import REGISTRY
+
+from gmem_model.engine.host import EngineHost
+from gmem_shared.errors import GmemError, NotReadyError
+from gmem_shared.settings import Settings
+from gmem_shared.store import Store
+from gmem_shared.types import GeneratedImage, GenerationTask, ModelInfo
+
+Result = TypeVar("Result")
+
+_WORKERS = 4
+
+
+class EmbeddedBackend:
+    """An `EngineHost` behind an asyncio interface.
+
+    Calls that may wait for the store run on a few threads of their own.
+    """
+
+    def __init__(self, host: EngineHost) -> None:
+        self._host = host
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="engine-call")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> EmbeddedBackend:
+        """Build the backend; loads nothing yet."""
+        host = EngineHost(
+            Store.from_url(settings.store.url, cache_dir=settings.store.cache_dir),
+            settings.engine,
+            poll_seconds=settings.store.poll_seconds,
+            default_model=settings.generator.default_model,
+            registry=REGISTRY,
+        )
+        return cls(host)
+
+    async def start(self) -> None:
+        """Begin to load the default model; does not wait for it."""
+        self._host.start()
+
+    async def close(self) -> None:
+        """Finish the accepted tasks and release the engines."""
+        await asyncio.to_thread(self._host.close)
+        await asyncio.to_thread(self._pool.shutdown)
+
+    async def check(self) -> None:
+        """Return when a generation would be accepted; raise `NotReadyError` otherwise."""
+        self._host.check()
+
+    async def models(self) -> list[ModelInfo]:
+        """Describe the default version of every model in the store."""
+        return await self._run(self._host.models)
+
+    async def describe(self, model: str) -> ModelInfo:
+        """Describe one model version."""
+        return await self._run(partial(self._host.describe, model))
+
+    async def generate(self, task: GenerationTask) -> AsyncIterator[GeneratedImage]:
+        """Yield each image as it finishes. Closing the iterator cancels what is left."""
+        mailbox = _Mailbox(asyncio.get_running_loop())
+        submission = asyncio.ensure_future(self._run(partial(self._host.submit, task, mailbox)))
+        try:
+            await asyncio.shield(submission)
+            while (image := await mailbox.receive()) is not None:
+                yield image
+        finally:
+            # A submission that is still on its way cannot be recalled: cancel when it arrives.
+            submission.add_done_callback(partial(self._withdraw, task.id))
+
+    def _withdraw(self, task_id: str, submission: asyncio.Future[None]) -> None:
+        if not submission.cancelled() and submission.exception() is None:
+            self._host.cancel(task_id)
+
+    async def _run(self, call: Callable[[], Result]) -> Result:
+        try:
+            result = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        except RuntimeError as error:  # closed
+            raise NotReadyError("the engine is shutting down", retry_after_seconds=1.0) from error
+        return await result
+
+
+class _Mailbox:
+    """A listener that hands over to one consumer on an event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._queue: asyncio.Queue[GeneratedImage | GmemError | None] = asyncio.Queue()
+
+    def image(self, image: GeneratedImage) -> None:
+        self._put(image)
+
+    def done(self) -> None:
+        self._put(None)
+
+    def failed(self, error: GmemError) -> None:
+        self._put(error)
+
+    async def receive(self) -> GeneratedImage | None:
+        """Return the next image, ``None`` after the last; raises what the task failed with."""
+        item = await self._queue.get()
+        if isinstance(item, GmemError):
+            raise item
+        return item
+
+    def _put(self, item: GeneratedImage | GmemError | None) -> None:
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, item)

@@ -1,0 +1,101 @@
+"""Model versions out of the store: resolved, verified, built, tried out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from gmem_model.engine.engine import Engine
+from gmem_model.engine.metrics import EngineMetrics
+from gmem_model.engine.models import open_network, read_config
+from gmem_shared.errors import GmemError, InternalError, StorageError, from_problem, to_problem
+from gmem_shared.model_config import ModelConfig
+from gmem_shared.settings import EngineSettings
+from gmem_shared.store import Repository, Store, Version
+from gmem_shared.types import Reference, VersionRef
+
+log = structlog.get_logger(__name__)
+
+REFUSED_SECONDS = 30.0
+"""How long a version that could not be loaded is left alone."""
+
+
+class Loader:
+    """Reads models of one store. Resolving and reading is thread-safe, loading is not."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: EngineSettings,
+        metrics: EngineMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._repositories: dict[str, Repository] = {}
+        self._configs: dict[VersionRef, ModelConfig] = {}
+        self._refused: dict[VersionRef, tuple[float, GmemError]] = {}
+
+    def names(self) -> list[str]:
+        """List the models of the store."""
+        return self._store.names("models")
+
+    def repository(self, name: str) -> Repository:
+        """Return a model's versions; always the same object, which remembers what it listed."""
+        if name not in self._repositories:
+            self._repositories[name] = self._store.repository("models", name)
+        return self._repositories[name]
+
+    def resolve(self, reference: Reference) -> Version:
+        """Return the version that a reference leads to now.
+
+        Raises:
+            NotFoundError: No such model, alias or version.
+            StorageError: The store does not answer.
+        """
+        return self.repository(reference.name).resolve(reference.selector)
+
+    def config(self, version: Version) -> ModelConfig:
+        """Return a version's configuration.
+
+        Raises:
+            CorruptVersionError: The version's files are not the published ones.
+        """
+        if version.ref not in self._configs:
+            opened = self.repository(version.name).open(version)
+            self._configs[version.ref] = read_config(opened)
+        return self._configs[version.ref]
+
+    def load(self, version: Version) -> Engine:
+        """Return a started engine.
+
+        A version that failed is not tried again for `REFUSED_SECONDS`: verifying it costs time.
+
+        Raises:
+            GmemError: The version cannot be served.
+            StorageError: The store does not answer.
+        """
+        until, refusal = self._refused.get(version.ref, (0.0, None))
+        if refusal is not None and self._clock() < until:
+            raise from_problem(to_problem(refusal))
+        try:
+            engine = self._build(version)
+        except StorageError:
+            raise
+        except Exception as error:  # whatever is wrong with a version, what runs goes on
+            log.exception("engine.version.refused", version=str(version.ref))
+            refusal = error if isinstance(error, GmemError) else InternalError(repr(error))
+            self._refused[version.ref] = (self._clock() + REFUSED_SECONDS, refusal)
+            raise refusal from error
+        engine.start()
+        return engine
+
+    def _build(self, version: Version) -> Engine:
+        opened = self.repository(version.name).open(version)
+        config = read_config(opened)
+        network = open_network(opened, config)
+        return Engine(network, config, version.ref, self._settings, self._metrics)

@@ -1,0 +1,85 @@
+"""From a published model version to a network that is known to work on this machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import structlog
+import torch
+from pydantic import ValidationError
+
+from gmem_model.checkpoint import load_network
+from gmem_model.engine.rows import Rows, RowSpec, plan_table
+from gmem_model.samplers import SAMPLERS
+from gmem_model.sit import SiT
+from gmem_shared.errors import CorruptVersionError, NotReadyError
+from gmem_shared.model_config import ModelConfig
+from gmem_shared.store import OpenVersion
+from gmem_shared.types import ModelInfo, VersionRef
+
+log = structlog.get_logger(__name__)
+
+_COMPANY = 3
+
+
+def read_config(opened: OpenVersion) -> ModelConfig:
+    """Read ``config.json``.
+
+    Raises:
+        CorruptVersionError: It does not describe a model that this release knows.
+    """
+    try:
+        return ModelConfig.model_validate_json(opened.path("config.json").read_bytes())
+    except ValidationError as error:
+        raise CorruptVersionError(
+            f"expected config.json of model {opened.version.ref} to describe a model this release "
+            f"knows: {error}"
+        ) from error
+
+
+def open_network(opened: OpenVersion, config: ModelConfig) -> SiT:
+    """Build the network and evaluate it, so that its first task finds it warm.
+
+    Raises:
+        CorruptVersionError: The weights are not those of the configuration.
+        NotReadyError: The network does not give finite velocities.
+    """
+    network = load_network(opened.path("network.safetensors"), config)
+    with torch.inference_mode():
+        _try_out(network, opened.version.ref)
+    return network
+
+
+def _try_out(network: SiT, version: VersionRef) -> None:
+    """Evaluate a row alone and in company: it must be finite, and should be the same."""
+    snippet = np.linspace(-1.0, 1.0, network.architecture.snippet_dimension, dtype=np.float32)
+    row = RowSpec(plan_table("euler", 1, "linear"), snippet, seed=0, index=0)
+    rows = Rows(network, 1 + _COMPANY, modulation_bytes=1)
+    alone, *company = rows.join([row] * (1 + _COMPANY))
+    finite = [*rows.step([alone]), *rows.step(company)]
+    if not all(finite):
+        raise NotReadyError(
+            f"model {version} gives velocities that are not finite; publish a sound version or "
+            "point the alias back"
+        )
+    results = rows.latents([alone, *company])
+    if not (results == results[0]).all():
+        log.warning("engine.batch.not_invariant", model=str(version))
+
+
+def describe_model(
+    version: VersionRef, config: ModelConfig, *, max_steps: int, aliases: tuple[str, ...]
+) -> ModelInfo:
+    """Say about a model what a front end needs."""
+    a = config.architecture
+    return ModelInfo(
+        version=version,
+        encoder=config.encoder,
+        snippet_dimension=a.snippet_dimension,
+        image_shape=(a.input_size, a.input_size, a.in_channels),
+        samplers=SAMPLERS,
+        default_sampler=config.default_sampler,
+        default_steps=config.default_steps,
+        max_steps=max_steps,
+        default_bank=config.default_bank,
+        aliases=aliases,
+    )

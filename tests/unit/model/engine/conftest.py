@@ -1,0 +1,44 @@
+"""Engines that are closed after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from gmem_model.engine.engine import Engine
+from gmem_model.engine.metrics import EngineMetrics
+from gmem_model.sit import SiT
+from gmem_shared.settings import EngineSettings
+from gmem_shared.types import VersionRef
+from tests.support.engine import EngineMaker
+from tests.support.models import tiny_config, tiny_network
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def make_engine(registry: CollectorRegistry) -> Iterator[EngineMaker]:
+    engines: list[Engine] = []
+    metrics = EngineMetrics(registry)
+
+    def make(network: SiT | None = None, **settings: int) -> Engine:
+        config = tiny_config()
+        engine = Engine(
+            network or tiny_network(config),
+            config,
+            VersionRef("tiny", 1, "sha256-00"),
+            EngineSettings(**settings),
+            metrics,
+        )
+        engine.start()
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close(drain_seconds=0)
