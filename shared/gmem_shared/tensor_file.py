@@ -85,10 +85,10 @@ def _read_header(path: Path, mapping: mmap.mmap) -> tuple[dict[str, Any], int]:
     if length > _MAX_HEADER_BYTES or start > len(mapping):
         raise _corrupt(path, f"the header claims {length} bytes")
     try:
-        header = json.loads(mapping[_LENGTH_BYTES:start])
-        header.pop("__metadata__", None)
+        header = dict(json.loads(mapping[_LENGTH_BYTES:start]).items())
     except (ValueError, AttributeError) as error:
         raise _corrupt(path, "the header is not a JSON object") from error
+    header.pop("__metadata__", None)
     return header, start
 
 
@@ -97,6 +97,8 @@ def _view(path: Path, mapping: mmap.mmap, start: int, name: str, entry: Any) -> 
         dtype = _DTYPES[entry["dtype"]]
         shape = tuple(int(length) for length in entry["shape"])
         begin, end = (int(offset) for offset in entry["data_offsets"])
+        if begin < 0:
+            raise ValueError(f"it begins at {begin}")
         array: Array = np.frombuffer(mapping, dtype, (end - begin) // dtype.itemsize, start + begin)
         return array.reshape(shape)
     except (KeyError, TypeError, ValueError) as error:

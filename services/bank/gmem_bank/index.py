@@ -1,16 +1,17 @@
 """Nearest snippets by cosine similarity; the only module that imports faiss.
 
-Searches are exact up to ``EXACT_ROWS`` matching rows: a class is a contiguous slice, and scanning
-it beats a graph that has to skip what the filter excludes. Above, an index proposes candidates, the
-stored vectors score them and the filter is checked again on what comes out; an answer that is
-short nevertheless is replaced by the exact one.
+A search by class is exact: a class is a contiguous slice, and scanning it beats an index that has
+to skip what the filter excludes (a graph finds hardly anything when the filter excludes the whole
+neighbourhood of the query). So is a search of a bank up to ``EXACT_ROWS``. Over more rows an index,
+when the version has one, proposes candidates; the stored vectors score them, deleted rows are
+dropped, and an answer that is short then is replaced by the exact one.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from gmem_shared.bank_data import BankData
 from gmem_shared.errors import CorruptVersionError, InvalidRequestError
 
 EXACT_ROWS = 40_000
-"""Above so many matching rows an index, when there is one, proposes the candidates."""
+"""Banks up to this size are searched exactly although they have an index."""
 
 faiss: Any = stubbed_faiss  # its stubs lack most of what is used here
 Index = stubbed_faiss.Index
@@ -32,6 +33,7 @@ _OVERSAMPLING = 4
 _FACTORY = re.compile(r"(HNSW|IVF)(\d{1,6}),(Flat|SQ8|SQfp16)")
 _MIN_EF_SEARCH = 128
 _LISTS_PER_PROBE = 16
+_MIN_PROBES = 8
 _MAX_LOOP = 1 << 33
 _MAX_VECTOR_BYTES = 1 << 37
 
@@ -63,7 +65,7 @@ class Searcher:
     Args:
         data: The version.
         index_file: Its ``index.faiss``, verified; ``None`` when the version has none.
-        exact_rows: Most matching rows that are always compared one by one.
+        exact_rows: Largest bank that is always searched exactly.
 
     Raises:
         CorruptVersionError: The index is not one of ours, or not of this version.
@@ -85,14 +87,12 @@ class Searcher:
         """
         queries = _normalized_queries(queries, self._data.dimension)
         ranges = _ranges(self._data, labels)
-        matching = sum(end - begin for begin, end in ranges)
-        if self._index is None or matching <= self._exact_rows:
+        if self._index is None or labels is not None or len(self._data) <= self._exact_rows:
             return exact_search(self._data, queries, count, ranges)
-        found = _index_search(self._index, self._data, queries, count, ranges)
-        if (found.rows[:, -1] >= 0).all():
+        found = _index_search(self._index, self._data, queries, count)
+        if (found.rows[:, count - 1 :] >= 0).all():
             return found
-        exact = exact_search(self._data, queries, count, ranges)
-        return Found(exact.rows, exact.scores, exact=True, fell_back=True)
+        return replace(exact_search(self._data, queries, count, ranges), fell_back=True)
 
 
 def exact_search(
@@ -143,7 +143,7 @@ def measure_recall(data: BankData, index: Index, queries: int, count: int = 10) 
     rows = np.linspace(0, len(data) - 1, min(queries, len(data)), dtype=np.int64)
     vectors, count = _unit_rows(data, rows), min(count, len(data))
     truth = exact_search(data, vectors, count, ranges).rows
-    found = _index_search(index, data, vectors, count, ranges).rows
+    found = _index_search(index, data, vectors, count).rows
     hits = sum(
         len(np.intersect1d(expected[expected >= 0], got))
         for expected, got in zip(truth, found, strict=True)
@@ -184,43 +184,26 @@ def read_index(path: Path, data: BankData) -> Index:
     return index
 
 
-def search_parameters(
-    index: Index, count: int, selector: stubbed_faiss.IDSelector | None
-) -> stubbed_faiss.SearchParameters:
+def search_parameters(index: Index, count: int) -> stubbed_faiss.SearchParameters:
     """Return the effort of a search, always explicit: a default parameter object resets it."""
     parameters: stubbed_faiss.SearchParameters
     if isinstance(index, stubbed_faiss.IndexIVF):
-        probes = max(1, index.nlist // _LISTS_PER_PROBE)
-        parameters = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
+        probes = max(_MIN_PROBES, index.nlist // _LISTS_PER_PROBE)
+        parameters = faiss.SearchParametersIVF(nprobe=probes)
     else:
         effort = max(_MIN_EF_SEARCH, 2 * count)
-        parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=effort)
+        parameters = faiss.SearchParametersHNSW(efSearch=effort)
     return parameters
 
 
-def _index_search(
-    index: Index,
-    data: BankData,
-    queries: Scores,
-    count: int,
-    ranges: Sequence[tuple[int, int]],
-) -> Found:
+def _index_search(index: Index, data: BankData, queries: Scores, count: int) -> Found:
     candidates = min(len(data), count * _OVERSAMPLING)
-    allowed = _allowed_rows(data, ranges)
-    selector = None if allowed.all() else faiss.IDSelectorBitmap(_bitmap(allowed))
-    parameters = search_parameters(index, candidates, selector)
-    _, proposed = index.search(queries, candidates, params=parameters)
-    return _rescore(data, queries, proposed, allowed, count)
-
-
-def _rescore(
-    data: BankData, queries: Scores, proposed: Rows, allowed: NDArray[np.bool_], count: int
-) -> Found:
-    usable = (proposed >= 0) & allowed[proposed]
+    _, proposed = index.search(queries, candidates, params=search_parameters(index, candidates))
+    usable = proposed >= 0
+    usable[usable] = ~data.tombstoned(proposed[usable])
     vectors = _unit_rows(data, proposed.ravel()).reshape(*proposed.shape, data.dimension)
-    scores = np.einsum("qd,qkd->qk", queries, vectors)
-    rows = np.where(usable, proposed, -1)
-    return Found(*_best(rows, np.where(usable, scores, -np.inf), count), exact=False)
+    scores = np.where(usable, np.einsum("qd,qkd->qk", queries, vectors), -np.inf)
+    return Found(*_best(np.where(usable, proposed, -1), scores, count), exact=False)
 
 
 def _best(rows: Rows, scores: NDArray[Any], count: int) -> tuple[Rows, Scores]:
@@ -256,16 +239,3 @@ def _ranges(data: BankData, labels: Sequence[int] | None) -> list[tuple[int, int
     if labels is None:
         return [(0, len(data))]
     return [data.class_rows(label) for label in sorted(set(labels))]
-
-
-def _allowed_rows(data: BankData, ranges: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
-    allowed = np.zeros(len(data), np.bool_)
-    for begin, end in ranges:
-        allowed[begin:end] = True
-    deleted = np.unpackbits(data.tombstones, count=len(data), bitorder="little")
-    allowed &= deleted == 0
-    return allowed
-
-
-def _bitmap(allowed: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.packbits(allowed, bitorder="little")

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from gmem_shared.bank_data import BankData
+from gmem_shared.bank_format import (
+    DRAW,
+    META,
+    PROVENANCE,
+    SNIPPETS,
+    open_bank,
+    tombstone,
+    write_bank,
+)
+from gmem_shared.errors import (
+    CorruptVersionError,
+    InvalidRequestError,
+    OutOfRangeError,
+    UnknownClassError,
+    UnknownRowError,
+)
+from gmem_shared.store import Store
+from gmem_shared.types import ClassInfo
+from tests.support import banks
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.from_url(str(tmp_path / "store"), tmp_path / "cache")
+
+
+def publish_and_open(store: Store, **arrays: Any) -> BankData:
+    version = banks.publish(store, **arrays)
+    return open_bank(store.repository("banks", "digits").open(version))
+
+
+def test_rows_are_sorted_by_label_and_source_id(store: Store) -> None:
+    data = publish_and_open(
+        store,
+        vectors=np.array([[1, 0], [2, 0], [3, 0], [4, 0]], np.float32),
+        labels=np.array([1, -1, 0, 1]),
+        source_ids=np.array([9, 5, 7, 8]),
+        classes=[ClassInfo(1, "one"), ClassInfo(0, "zero")],
+        weights=np.array([10, 20, 30, 0]),
+    )
+    assert data.vectors[:, 0].tolist() == [2, 3, 4, 1]
+    assert data.labels.tolist() == [-1, 0, 1, 1]
+    assert data.source_ids.tolist() == [5, 7, 8, 9]
+    assert data.class_offsets.tolist() == [1, 2, 4]
+    assert data.cumulative_weights.tolist() == [0, 20, 50, 50, 60]
+    assert [(c.id, c.name, c.rows) for c in data.classes] == [(0, "zero", 1), (1, "one", 1)]
+
+
+def test_opened_vectors_are_a_mapping_of_the_file(store: Store) -> None:
+    data = publish_and_open(store)
+    assert not data.vectors.flags.owndata
+    assert not data.vectors.flags.writeable
+    assert data.vectors.dtype == np.float16
+
+
+def test_same_rows_in_another_order_give_the_same_version(store: Store) -> None:
+    arrays = banks.features()
+    backwards = {name: array[::-1] for name, array in arrays.items()}
+    assert banks.publish(store, **arrays).digest == banks.publish(store, **backwards).digest
+
+
+def test_weight_of_a_row_is_relative_to_the_mean_of_its_class(store: Store) -> None:
+    data = publish_and_open(
+        store, **banks.features(6, classes=2), weights=np.array([1, 5, 2, 5, 3, 5])
+    )
+    assert data.take(np.arange(6)).weights.tolist() == [0.5, 1.0, 1.5, 1.0, 1.0, 1.0]
+
+
+def test_take_keeps_the_order_asked_for(store: Store) -> None:
+    snippets = publish_and_open(store).take(np.array([7, 0, 7]))
+    assert snippets.rows.tolist() == [7, 0, 7]
+    assert snippets.source_ids[0] == snippets.source_ids[2]
+    np.testing.assert_array_equal(snippets.vectors[0], snippets.vectors[2])
+
+
+@pytest.mark.parametrize("row", [-1, 40, 2**62])
+def test_rows_out_of_range_are_refused(store: Store, row: int) -> None:
+    with pytest.raises(UnknownRowError, match=r"expected rows 0 … 39 of bank digits@1"):
+        publish_and_open(store).take(np.array([0, row]))
+
+
+def test_unknown_class_names_those_there_are(store: Store) -> None:
+    with pytest.raises(UnknownClassError, match=r"4 class ids .*0, 1, 2, 3.*found 4"):
+        publish_and_open(store).class_rows(4)
+
+
+def test_tombstone_shares_every_other_file_and_keeps_row_numbers(store: Store) -> None:
+    repository = store.repository("banks", "digits")
+    first = banks.publish(store)
+    before = open_bank(repository.open(first))
+    gone = int(before.source_ids[12])
+    second = tombstone(repository, first, rows=[3], source_ids=[gone], message="asked to")
+    after = open_bank(repository.open(second))
+
+    changed = {
+        name
+        for name, entry in second.manifest.files.items()
+        if entry.sha256 != first.manifest.files[name].sha256
+    }
+    assert changed == {DRAW}
+    assert after.tombstoned(np.arange(40)).nonzero()[0].tolist() == [3, 12]
+    assert sum(c.rows for c in after.classes) == 38
+    np.testing.assert_array_equal(after.take(np.array([4])).vectors, before.vectors[4:5])
+    with pytest.raises(UnknownRowError, match=r"12 were deleted"):
+        after.take(np.array([4, 12]))
+    assert second.manifest.metadata["tombstones"] == 2
+
+
+def test_tombstones_add_up_and_older_versions_keep_their_rows(store: Store) -> None:
+    repository = store.repository("banks", "digits")
+    first = banks.publish(store)
+    third = tombstone(repository, tombstone(repository, first, rows=[1]), rows=[2])
+    assert open_bank(repository.open(third)).tombstoned(np.arange(4)).tolist() == [
+        False, True, True, False,
+    ]  # fmt: skip
+    assert not open_bank(repository.open(first)).tombstoned(np.arange(40)).any()
+
+
+def test_tombstone_refuses_unknown_rows_and_an_empty_bank(store: Store) -> None:
+    repository = store.repository("banks", "digits")
+    version = banks.publish(store)
+    with pytest.raises(UnknownRowError, match=r"rows 40, source ids 7777"):
+        tombstone(repository, version, rows=[40], source_ids=[7777])
+    with pytest.raises(OutOfRangeError, match="no row left"):
+        tombstone(repository, version, rows=range(40))
+    assert len(repository.versions()) == 1
+
+
+def test_provenance_follows_the_rows(store: Store, tmp_path: Path) -> None:
+    arrays = banks.features(8)
+    table = pyarrow.table({"uri": [f"image-{i}" for i in arrays["source_ids"]]})
+    files, _ = write_bank(tmp_path, **arrays, classes=banks.CLASSES, encoder="e", provenance=table)
+    uris = parquet.read_table(files[PROVENANCE])["uri"].to_pylist()
+    version = banks.publish(store, **arrays)
+    ids = open_bank(store.repository("banks", "digits").open(version)).source_ids
+    assert uris == [f"image-{i}" for i in ids]
+
+
+def bad(**changes: Any) -> dict[str, Any]:
+    return {**banks.features(8), "classes": banks.CLASSES, "encoder": "e", **changes}
+
+
+def with_value(value: float) -> np.ndarray:
+    vectors = banks.features(8)["vectors"].copy()
+    vectors[5] = value
+    return vectors
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vectors": with_value(np.nan)}, r"vectors: expected vectors finite .*rows 5 are not"),
+        ({"vectors": with_value(np.inf)}, r"rows 5 are not"),
+        ({"vectors": with_value(0)}, r"not zero; rows 5"),
+        ({"vectors": np.ones((8, 2), np.float64)}, r"float16 or float32 .*found float64"),
+        ({"vectors": np.ones(8, np.float32)}, r"\(n, d\)"),
+        ({"normalized": True}, r"of length 1; rows 0, 1"),
+        ({"labels": np.full(8, 4)}, r"labels: .*found 4"),
+        ({"labels": np.full(8, -2)}, r"labels: .*found -2"),
+        ({"source_ids": np.arange(7)}, r"source_ids: .*8 rows, found shape \(7,\)"),
+        ({"weights": np.zeros(8, np.int64)}, r"weights: expected a sum"),
+        ({"weights": np.full(8, -1)}, r"weights: expected integers"),
+        ({"weights": np.full(8, 2**32)}, r"weights: expected integers"),
+        ({"weights": np.full(8, 0.5)}, r"weights: expected integers .*float64"),
+        ({"classes": [*banks.CLASSES, ClassInfo(0, "again")]}, r"classes: expected unique ids"),
+        ({"classes": [*banks.CLASSES, ClassInfo(9, "class-1")]}, r"one class each, found class-1"),
+    ],
+)
+def test_arrays_that_make_no_bank_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        write_bank(tmp_path, **bad(**changes))
+
+
+def republish(store: Store, file: str, content: bytes, **metadata: Any) -> BankData:
+    repository = store.repository("banks", "digits")
+    version = repository.latest()
+    kept = {name: entry for name, entry in version.manifest.files.items() if name != file}
+    broken = repository.publish(
+        {file: content}, metadata=version.manifest.metadata | metadata, reuse=kept
+    )
+    return open_bank(repository.open(broken))
+
+
+@pytest.mark.parametrize("file", [SNIPPETS, META, DRAW, "classes.json"])
+def test_published_nonsense_is_a_corrupt_version(store: Store, file: str) -> None:
+    banks.publish(store)
+    with pytest.raises(CorruptVersionError):
+        republish(store, file, b'{"classes": []}')
+
+
+def test_unknown_format_or_draw_is_refused(store: Store) -> None:
+    banks.publish(store)
+    with pytest.raises(CorruptVersionError, match="upgrade the reader"):
+        republish(store, "note.txt", b"", draw="philox4x32-10/2")
