@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmem_shared.errors import InvalidRequestError
+from gmem_shared.errors import InvalidRequestError, OutOfRangeError
 from gmem_shared.proto.bank.v1 import bank_pb2
 from gmem_shared.rpc import from_tensor, to_tensor
 from gmem_shared.types import BankInfo, ClassInfo, DrawSpec, Neighbours, Snippets, VersionRef
@@ -86,7 +86,7 @@ def spec_to_message(spec: DrawSpec) -> bank_pb2.DrawSpec:
     """Encode a draw.
 
     Raises:
-        InvalidRequestError: A number does not fit its field.
+        OutOfRangeError: A number does not fit its field.
     """
     try:
         return bank_pb2.DrawSpec(
@@ -97,7 +97,7 @@ def spec_to_message(spec: DrawSpec) -> bank_pb2.DrawSpec:
             offset=spec.offset,
         )
     except ValueError as error:
-        raise InvalidRequestError(
+        raise OutOfRangeError(
             f"expected count, seed and offset in 0 … 2**64 - 1 and labels of 32 bits: {error}"
         ) from error
 

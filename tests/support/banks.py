@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gmem_bank.grpc_server import GrpcServer
+from gmem_bank.local import LocalBank
 from gmem_shared.bank_format import write_bank
+from gmem_shared.settings import BankSettings, Settings, StoreSettings
 from gmem_shared.store import Store, Version
 from gmem_shared.types import DEFAULT_ALIAS, ClassInfo
 
@@ -58,3 +62,20 @@ def flip_byte(store_root: Path, version: Version, file: str) -> Callable[[], Non
         path.write_bytes(good)
 
     return repair
+
+
+@contextmanager
+def grpc_service(bank: LocalBank, port: int = 0) -> Iterator[GrpcServer]:
+    """The gRPC door of a started bank, on a real port."""
+    server = GrpcServer(bank.service, bank.pool, workers=4, host="127.0.0.1", port=port)
+    server.start()
+    server.set_serving(True)
+    try:
+        yield server
+    finally:
+        server.stop(grace_seconds=5)
+
+
+def settings(**changes: Any) -> Settings:
+    """Settings that look for moved aliases every few milliseconds."""
+    return Settings(store=StoreSettings(poll_seconds=0.02), bank=BankSettings(**changes))
