@@ -1,0 +1,76 @@
+"""Named recipes: a data set, and everything that is decided about training on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gmem_model.presets import preset as architecture_preset
+from gmem_shared.errors import InvalidRequestError
+from gmem_shared.model_config import SiTArchitecture
+from gmem_trainer import data
+from gmem_trainer.contrastive import EncoderRecipe
+from gmem_trainer.training import TrainingRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One way to go from a data set to a served model."""
+
+    name: str
+    dataset: Callable[[int], data.Dataset]
+    """Loads the data set and splits it by a seed."""
+    encoder: EncoderRecipe
+    architecture: SiTArchitecture
+    training: TrainingRecipe
+    sampler: str
+    sampler_steps: int
+    images_per_class: int
+    """Generated for each part of the evaluation."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return all of it as JSON values, to be kept with what it produced."""
+        return {
+            "preset": self.name,
+            "encoder": asdict(self.encoder),
+            "architecture": self.architecture.model_dump(mode="json"),
+            "training": asdict(self.training),
+            "sampler": {"name": self.sampler, "steps": self.sampler_steps},
+            "images_per_class": self.images_per_class,
+        }
+
+    def run_id(self, seed: int) -> str:
+        """Name the run of this recipe with this seed."""
+        text = json.dumps(self.describe() | {"seed": seed}, sort_keys=True)
+        return f"{self.name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def digits() -> Preset:
+    """8x8 digits on one core in well under a minute; see docs/adr/0006."""
+    return Preset(
+        name="digits",
+        dataset=data.digits,
+        encoder=EncoderRecipe(name="simclr64-digits"),
+        architecture=architecture_preset("digits"),
+        training=TrainingRecipe(),
+        sampler="ab2",
+        sampler_steps=8,
+        images_per_class=100,
+    )
+
+
+_PRESETS: dict[str, Callable[[], Preset]] = {"digits": digits}
+
+
+def preset(name: str) -> Preset:
+    """Return a named recipe.
+
+    Raises:
+        InvalidRequestError: No preset has this name.
+    """
+    if name not in _PRESETS:
+        raise InvalidRequestError(f"expected one of {', '.join(_PRESETS)}; found {name!r}")
+    return _PRESETS[name]()

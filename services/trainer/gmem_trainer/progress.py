@@ -1,0 +1,70 @@
+"""Progress of a long loop: a bar for people, a few log events for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+_log = structlog.get_logger(__name__)
+
+_LOSS_MEMORY = 0.95
+_LOG_EVERY = 0.1
+
+
+class _SpeedColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} steps/s", style="progress.data.speed")
+
+
+@contextmanager
+def training_progress(total: int, console: Console) -> Iterator[Callable[[int, float], None]]:
+    """Show a training run; call the yielded function with (steps done, loss) after each step."""
+    smooth = _RunningMean()
+    if not console.is_terminal:
+        stride = max(1, round(total * _LOG_EVERY))
+
+        def log(step: int, loss: float) -> None:
+            mean = smooth(loss)
+            if step % stride == 0 or step == total:
+                _log.info("training.progress", step=step, steps=total, loss=round(mean, 4))
+
+        yield log
+        return
+
+    columns = (
+        TextColumn("training"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"), _SpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=total, loss=float("nan"))
+
+        def draw(step: int, loss: float) -> None:
+            progress.update(task, completed=step, loss=smooth(loss))
+
+        yield draw
+
+
+class _RunningMean:
+    """Exponential mean that starts at the first value."""
+
+    def __init__(self) -> None:
+        self._mean: float | None = None
+
+    def __call__(self, value: float) -> float:
+        previous = value if self._mean is None else self._mean
+        self._mean = _LOSS_MEMORY * previous + (1 - _LOSS_MEMORY) * value
+        return self._mean

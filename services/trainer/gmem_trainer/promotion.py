@@ -1,0 +1,36 @@
+"""The default aliases of a bank and a model that were trained together. Imports no torch.
+
+There is no way to move two aliases at once, and with an unchanged encoder no need to. With a new
+encoder a running service may see the new bank before the new model; it then refuses to generate
+(409, encoder mismatch) until it has seen the second move too, and never mixes the two. The same
+seed and recipe give the same encoder.
+"""
+
+from __future__ import annotations
+
+from gmem_shared.errors import UnknownAliasError
+from gmem_shared.store import Repository, Store, Version
+from gmem_shared.types import DEFAULT_ALIAS, Kind
+
+_KINDS: tuple[Kind, Kind] = ("banks", "models")
+"""In the order they move: a service on an empty store finds a bank whenever it finds a model."""
+
+
+def is_promoted(store: Store, name: str) -> bool:
+    """Tell whether bank and model of this name both have the default alias."""
+    return all(_target(store.repository(kind, name)) is not None for kind in _KINDS)
+
+
+def promote(store: Store, name: str, bank: Version, model: Version) -> None:
+    """Point both default aliases at these versions; one that does already is left alone."""
+    for kind, version in zip(_KINDS, (bank, model), strict=True):
+        repository = store.repository(kind, name)
+        if _target(repository) != version.digest:
+            repository.set_alias(DEFAULT_ALIAS, version, reason=f"trained: {version.message}")
+
+
+def _target(repository: Repository) -> str | None:
+    try:
+        return repository.alias(DEFAULT_ALIAS).digest
+    except UnknownAliasError:
+        return None
