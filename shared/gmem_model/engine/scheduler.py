@@ -6,10 +6,10 @@ holds a *place* in the running batch from its admission to its last evaluation. 
 1. **Order.** A task waits in *turns*. A turn is served in order of its virtual arrival: the time at
    which it began to wait, plus `AGEING_SECONDS` if the task is of priority ``batch``. Later turns
    arrive later, so every turn is served after a bounded amount of other work: nothing starves.
-2. **Quantum.** A turn gives at most `quantum` places; then the task queues again at the end. Tasks
+2. **Quantum.** A turn gives an eighth of the places at most; then the task queues again. Tasks
    up to that size are plain first-come-first-served (the best mean latency); larger ones take
    turns, so that a thousand images never stand between one image and its place.
-3. **Share.** One task holds at most `share` places. Rows admitted together finish together, so
+3. **Share.** One task holds at most seven eighths of the places. Rows admitted together finish together, so
    without this a newcomer would wait for a whole trajectory of a large task.
 """
 
@@ -80,8 +80,9 @@ class Scheduler(Generic[P]):
     waiting_rows: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.share = self.max_rows - self.max_rows // 8
-        self.quantum = max(1, self.max_rows // 8)
+        eighth = self.max_rows // 8
+        self.share = self.max_rows - eighth
+        self.quantum = max(1, eighth)
         self._tasks: dict[str, Task[P]] = {}
         self._queues: dict[Priority, OrderedDict[str, Task[P]]] = {
             "interactive": OrderedDict(),

@@ -1,0 +1,76 @@
+"""From files to a network that was tried out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from structlog.testing import capture_logs
+from torch import Tensor
+
+from gmem_model.engine import models
+from gmem_model.engine.models import describe_model, open_network, read_config
+from gmem_model.sit import SiT
+from gmem_shared.errors import CorruptVersionError
+from gmem_shared.store import OpenVersion, Store
+from gmem_shared.types import VersionRef
+from tests.support.models import publish_tiny_model, tiny_config, tiny_network
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.from_url(str(tmp_path / "store"), cache_dir=tmp_path / "cache")
+
+
+def opened(store: Store, files: dict[str, bytes] | None = None) -> OpenVersion:
+    repository = store.repository("models", "tiny")
+    version = repository.publish(files) if files else publish_tiny_model(store)
+    return repository.open(version)
+
+
+def test_a_published_model_opens_as_it_was_saved(store: Store) -> None:
+    version = opened(store)
+    config = read_config(version)
+    assert config == tiny_config(default_bank="tiny@production")
+    network = open_network(version, config)
+    for name, value in tiny_network(config).state_dict().items():
+        assert torch.equal(network.state_dict()[name], value)
+    assert not network.training
+
+
+@pytest.mark.parametrize("content", [b"{}", b"not json", b'{"schema_version": 2}'])
+def test_a_configuration_of_another_format_is_refused(store: Store, content: bytes) -> None:
+    with pytest.raises(CorruptVersionError, match=r"config\.json of model tiny@1"):
+        read_config(opened(store, {"config.json": content}))
+
+
+class DependsOnCompany(SiT):
+    """What a CPU does whose kernels change with the number of rows."""
+
+    def core(self, x_NCSS: Tensor, modulation_NM: Tensor) -> Tensor:
+        return super().core(x_NCSS, modulation_NM) + 1e-7 * len(x_NCSS)
+
+
+def test_a_machine_that_is_not_batch_invariant_is_reported(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = opened(store)
+    config = read_config(version)
+    with capture_logs() as quiet:
+        open_network(version, config)
+    assert quiet == []
+    monkeypatch.setattr(
+        models, "load_network", lambda path, config: DependsOnCompany(config.architecture)
+    )
+    with capture_logs() as logs:
+        open_network(version, config)
+    assert [entry["event"] for entry in logs] == ["engine.batch.not_invariant"]
+
+
+def test_a_description_carries_what_a_front_end_needs() -> None:
+    version = VersionRef("tiny", 1, "sha256-00")
+    info = describe_model(version, tiny_config(), max_steps=5, aliases=("production",))
+    assert info.version == version
+    assert info.image_shape == (8, 8, 1)
+    assert (info.max_steps, info.aliases) == (5, ("production",))
