@@ -84,7 +84,8 @@ class Collector:
             [info.path for info in announced], self._retention.settle, self._retention.window
         )
         sleep((plan.sweep_at - self._shelf.clock()).total_seconds())
-        still_garbage = [info for info in self.garbage() if info in set(announced)]
+        unchanged = set(announced)
+        still_garbage = [info for info in self.garbage() if info in unchanged]
         deleted = []
         for batch in self._batches(still_garbage):
             if self._shelf.clock() >= plan.sweep_until:
@@ -115,18 +116,16 @@ class Collector:
     def _live_records(self, old: set[str], leased: set[str]) -> list[LogRecord]:
         shelf, keep = self._shelf, self._retention
         records = shelf.log.read_all()
-        newest = {record.seq for record in records[-keep.versions :]}
-        wanted = leased.union(
-            record.digest
-            for alias in shelf.aliases.names()
-            for record in shelf.aliases.history(alias)[-keep.alias_targets :]
-        )
+        wanted = {record.seq for record in records[-keep.versions :]}
+        for alias in shelf.aliases.names():
+            history = shelf.aliases.history(alias)
+            wanted |= {record.seq for record in history[-keep.alias_targets :]}
+        newest_by_digest = {record.digest: record.seq for record in records}
+        wanted |= {newest_by_digest[digest] for digest in leased & newest_by_digest.keys()}
         return [
             record
             for record in records
-            if record.seq in newest
-            or record.digest in wanted
-            or shelf.log.path(record.seq) not in old
+            if record.seq in wanted or shelf.log.path(record.seq) not in old
         ]
 
     def _folder(self, info: ObjectInfo) -> str:
