@@ -46,6 +46,7 @@ def _repository(target: str) -> Repository:
 def versions(target: Target) -> None:
     """List the versions of a bank or model, oldest first."""
     repository = _repository(target)
+    repository.latest()  # an unknown bank or model is an error, not an empty table
     aliases: dict[int, list[str]] = {}
     for alias, record in repository.aliases().items():
         aliases.setdefault(record.seq, []).append(alias)

@@ -83,7 +83,7 @@ class Collector:
         plan = self._shelf.plans.announce(
             [info.path for info in announced], self._retention.settle, self._retention.window
         )
-        sleep((plan.sweep_at - self._shelf.clock()).total_seconds())
+        sleep(self._retention.settle.total_seconds())
         unchanged = set(announced)
         still_garbage = [info for info in self.garbage() if info in unchanged]
         deleted = []

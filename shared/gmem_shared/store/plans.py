@@ -13,13 +13,12 @@ from gmem_shared.store.records import Journal, Record
 
 
 class Plan(Record):
-    """What a collector deletes between ``sweep_at`` and ``sweep_until``.
+    """What a collector is going to delete, until ``sweep_until`` at the latest.
 
     Until ``expires_at`` nothing it names may be made live again. ``id`` makes each plan unique.
     """
 
     created_at: datetime
-    sweep_at: datetime
     sweep_until: datetime
     expires_at: datetime
     paths: tuple[str, ...]
@@ -74,7 +73,6 @@ class Plans:
         now = self._clock()
         plan = Plan(
             created_at=now,
-            sweep_at=now + settle,
             sweep_until=now + settle + window,
             expires_at=now + settle + window + settle,
             paths=tuple(paths),
