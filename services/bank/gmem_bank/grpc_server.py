@@ -32,7 +32,7 @@ from gmem_shared.types import VersionRef
 
 SERVICE_NAME = bank_pb2.DESCRIPTOR.services_by_name["Bank"].full_name
 
-_QUEUED_PER_WORKER = 64
+_QUEUED_PER_WORKER = 256
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 

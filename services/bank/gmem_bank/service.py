@@ -69,8 +69,7 @@ class BankService:
             if not counts or min(counts) < 1:
                 raise OutOfRangeError("specs: expected at least one, each with count >= 1")
             self._check_rows(snapshot, sum(counts))
-            rows = np.concatenate([draw_rows(snapshot.data, spec) for spec in specs])
-            return self._take(snapshot, rows), counts
+            return self._take(snapshot, draw_rows(snapshot.data, specs)), counts
 
     def gather(self, bank: str, rows: Sequence[int]) -> Snippets:
         """Return the named rows in the order asked for.
