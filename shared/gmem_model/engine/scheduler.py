@@ -9,8 +9,8 @@ holds a *place* in the running batch from its admission to its last evaluation. 
 2. **Quantum.** A turn gives an eighth of the places at most; then the task queues again. Tasks
    up to that size are plain first-come-first-served (the best mean latency); larger ones take
    turns, so that a thousand images never stand between one image and its place.
-3. **Share.** One task holds at most seven eighths of the places. Rows admitted together finish together, so
-   without this a newcomer would wait for a whole trajectory of a large task.
+3. **Share.** One task holds at most seven eighths of the places. Rows admitted together finish
+   together, so without this a newcomer would wait for a whole trajectory of a large task.
 """
 
 from __future__ import annotations
