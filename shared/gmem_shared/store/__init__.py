@@ -4,6 +4,8 @@ The protocol is specified in ``docs/formats/store.md``. This package alone impor
 """
 
 from gmem_shared.store.aliases import AliasRecord
+from gmem_shared.store.gc import Retention
+from gmem_shared.store.leases import Lease
 from gmem_shared.store.manifest import FileEntry, Manifest
 from gmem_shared.store.opened import OpenVersion
 from gmem_shared.store.repository import Repository
@@ -13,9 +15,11 @@ from gmem_shared.store.version import Version
 __all__ = [
     "AliasRecord",
     "FileEntry",
+    "Lease",
     "Manifest",
     "OpenVersion",
     "Repository",
+    "Retention",
     "Store",
     "Version",
 ]

@@ -9,7 +9,7 @@ from uuid import uuid4
 import structlog
 
 from gmem_shared.errors import AliasConflictError, UnknownAliasError
-from gmem_shared.store.layout import Layout
+from gmem_shared.store.layout import Layout, is_alias
 from gmem_shared.store.objects import Objects
 from gmem_shared.store.records import Journal, Record
 from gmem_shared.store.version import Version
@@ -51,7 +51,7 @@ class Aliases:
     def names(self) -> list[str]:
         """List the aliases."""
         folders = self._objects.folders(self._layout.aliases)
-        return [name for name in folders if self._journal(name).newest()]
+        return [name for name in folders if is_alias(name) and self._journal(name).newest()]
 
     def current(self, alias: str) -> AliasRecord:
         """Return where an alias points; raises `UnknownAliasError`."""

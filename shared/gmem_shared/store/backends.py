@@ -10,8 +10,8 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -81,14 +81,20 @@ def _guarded(call: Callable[_P, _R]) -> Callable[_P, _R]:
     def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return attempts(*args, **kwargs)
-        except FileNotFoundError as error:
-            raise NotFoundError(f"the store has no object {args[1]!r}") from error
         except (BaseError, OSError) as error:
             raise StorageError(
                 f"the object store failed to {call.__name__} {args[1]!r}: {_first_line(error)}"
             ) from error
 
     return guarded
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFoundError(f"the store has no object {path!r}") from error
 
 
 class ObstoreObjects:
@@ -116,12 +122,14 @@ class ObstoreObjects:
     @_guarded
     def read(self, path: str) -> bytes:
         """See `Objects.read`."""
-        return bytes(self._store.get(path).bytes())
+        with _reading(path):
+            return bytes(self._store.get(path).bytes())
 
     @_guarded
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """See `Objects.read_range`."""
-        return bytes(self._store.get_range(path, start=start, length=length))
+        with _reading(path):
+            return bytes(self._store.get_range(path, start=start, length=length))
 
     @_guarded
     def stat(self, path: str) -> ObjectInfo | None:

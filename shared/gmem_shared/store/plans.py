@@ -48,7 +48,7 @@ class Plans:
             ConflictError: A plan in force names one of them; says when to try again.
         """
         plan = self._in_force()
-        planned = set(paths).intersection(plan.paths) if plan else ()
+        planned = set(plan.paths).intersection(paths) if plan else set()
         if plan and planned:
             raise ConflictError(
                 f"a garbage collection of {self._layout.root} is about to delete "

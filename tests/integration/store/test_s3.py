@@ -25,8 +25,10 @@ from tests.support.stores import (
     crash,
 )
 
+CEPH = pytest.param("ceph", marks=pytest.mark.s3)
 
-@pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.s3)])
+
+@pytest.fixture(scope="module", params=["moto", CEPH])
 def endpoint(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
@@ -112,11 +114,10 @@ def test_aliases_and_garbage_collection(url: str, tmp_path: Path) -> None:
     assert {info.path.split("/")[2] for info in repository.garbage(retention)} == {"gc"}
 
 
+@pytest.mark.parametrize("endpoint", [CEPH], indirect=True)  # moto checks no credentials
 def test_wrong_credentials_are_a_storage_error(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "moto" in request.node.name:
-        pytest.skip("moto checks no credentials")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StorageError, match="failed to scan"):
         Store.from_url(url, tmp_path).repository("models", "digits").versions()

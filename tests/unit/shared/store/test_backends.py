@@ -110,7 +110,7 @@ def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_failed_local_write_leaves_nothing_behind(tmp_path: Path) -> None:
     objects = connect(str(tmp_path))
-    with pytest.raises(NotFoundError):
+    with pytest.raises(StorageError, match="failed to write"):
         objects.write("a/b", tmp_path / "missing")
     assert objects.scan("") == []
 
