@@ -51,16 +51,25 @@ def hashed(*parts: object) -> int:
 
 @dataclass
 class Gate:
-    """Lets calls through; while closed, they wait. ``failure`` makes them fail instead."""
+    """Lets calls through; while closed, they wait. ``failure`` makes them fail instead.
+
+    ``passes`` lets so many through and then closes.
+    """
 
     open: asyncio.Event = field(default_factory=asyncio.Event)
     failure: Exception | None = None
+    passes: int | None = None
     waiting: int = 0
 
     def __post_init__(self) -> None:
         self.open.set()
 
     async def passed(self) -> None:
+        if self.passes is not None:
+            self.passes -= 1
+            if self.passes < 0:
+                self.passes = None
+                self.open.clear()
         self.waiting += 1
         try:
             await self.open.wait()

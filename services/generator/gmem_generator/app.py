@@ -41,7 +41,7 @@ def create_app(
     ``app.state`` holds what a server needs: ``drain`` and ``readiness``.
 
     Args:
-        settings: Of which the sections ``generator`` and ``store`` are read.
+        settings: Limits and defaults.
         bank: Serves the snippets.
         backend: Makes the images.
         registry: Where the metrics go; by default a new one, for ``/metrics`` alone.
@@ -88,7 +88,7 @@ def create_app(
     app.state.drain, app.state.readiness = drain, readiness
     app.add_middleware(RequestScope, metrics=metrics)
     problems.install(app)
-    openapi.install(app, max_images)
+    openapi.install(app, num_images=max_images, num_steps=settings.engine.max_steps)
     generating = generate.router(pipeline, metrics, ours.max_body_bytes)
     app.include_router(generating)
     app.include_router(generating, prefix="/v1", include_in_schema=False)

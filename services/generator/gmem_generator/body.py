@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
@@ -12,6 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gmem_shared.errors import CancelledError, InvalidRequestError, TooLargeError
+
+_EXACT = 2.0**53  # beyond, a float no longer says which integer was meant
+
+
+_MAX_BRACKETS = 100  # three are meaningful; so the parser's recursion is bounded beforehand
 
 
 class JsonRequest(Request):
@@ -61,8 +67,15 @@ def parse(body: bytes) -> Any:
     Raises:
         InvalidRequestError: It is not; the message says where.
     """
+    if body.count(b"[") + body.count(b"{") > _MAX_BRACKETS:
+        raise InvalidRequestError("expected a flat JSON object, found deep nesting")
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+        return json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_float=_number,
+            parse_constant=_not_finite,
+        )
     except json.JSONDecodeError as error:
         found = f"{error.msg} at line {error.lineno}, column {error.colno}"
         raise InvalidRequestError(f"expected a JSON object, found broken JSON: {found}") from error
@@ -70,8 +83,6 @@ def parse(body: bytes) -> Any:
         raise InvalidRequestError(
             f"expected JSON in UTF-8, found an undecodable byte at offset {error.start}"
         ) from error
-    except RecursionError as error:
-        raise InvalidRequestError("expected a flat JSON object, found deep nesting") from error
     except ValueError as error:  # an integer of more digits than Python converts
         raise InvalidRequestError("expected numbers of at most 64 bits, found a longer one") from (
             error
@@ -87,8 +98,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _constant(name: str) -> None:
-    raise InvalidRequestError(f"expected finite numbers, found {name}, which is not JSON")
+def _number(text: str) -> int | float:
+    """JSON has one kind of number: ``7.0`` is the integer 7, as in JSON Schema."""
+    value = float(text)
+    if not math.isfinite(value):
+        _not_finite(text)
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+def _not_finite(text: str) -> None:
+    raise InvalidRequestError(f"expected finite numbers, found {text[:40]}")
 
 
 def _require_json(request: Request) -> None:

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from gmem_generator.negotiation import EVENTS, PNG
 from gmem_generator.problems import MEDIA_TYPE
-from gmem_generator.schemas import Problem
+from gmem_generator.schemas import GenerateRequest, Problem, ReplayRequest
 
 _REF = "#/components/schemas/{model}"
 _PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
@@ -87,23 +87,23 @@ def generate_responses() -> Responses:
     return {200: ok, **problem_responses(*_MEANING)}
 
 
-def install(app: FastAPI, max_images: int) -> None:
+def install(app: FastAPI, **maxima: int) -> None:
     """Complete the document when it is first asked for.
 
     Args:
         app: The application, with all its routes.
-        max_images: Most images in one request; a setting, so no constant of the schema.
+        maxima: Upper bounds of fields of `GenerateRequest` that are settings of this server.
     """
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app, max_images)
+            app.openapi_schema = _document(app, maxima)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign] # FastAPI's documented way to extend it
 
 
-def _document(app: FastAPI, max_images: int) -> dict[str, Any]:
+def _document(app: FastAPI, maxima: dict[str, int]) -> dict[str, Any]:
     document = get_openapi(
         title="gmem-serving",
         version=version("gmem-serving"),
@@ -114,8 +114,16 @@ def _document(app: FastAPI, max_images: int) -> dict[str, Any]:
         ),
         routes=app.routes,
     )
-    schemas = document["components"]["schemas"]
-    schemas["GenerateRequest"]["properties"]["num_images"]["anyOf"][0]["maximum"] = max_images
-    _, problem = models_json_schema([(Problem, "serialization")], ref_template=_REF)
-    schemas.update(problem["$defs"])
+    # FastAPI turns every bound into a float, and 2^64 - 1 is none.
+    _, exact = models_json_schema(
+        [
+            (GenerateRequest, "validation"),
+            (ReplayRequest, "validation"),
+            (Problem, "serialization"),
+        ],
+        ref_template=_REF,
+    )
+    for field, maximum in maxima.items():
+        exact["$defs"]["GenerateRequest"]["properties"][field]["anyOf"][0]["maximum"] = maximum
+    document["components"]["schemas"].update(exact["$defs"])
     return document

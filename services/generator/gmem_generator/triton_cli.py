@@ -19,7 +19,7 @@ def serve() -> None:
     """Serve the model ``gmem``; settings are GMEM_TRITON__* and what the engine needs."""
     settings = Settings()
     logs.configure(settings.log)
-    become_tritonserver(settings.triton)
+    become_tritonserver(settings)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from typing import NoReturn
 import structlog
 
 from gmem_shared.errors import NotReadyError
-from gmem_shared.settings import TritonSettings
+from gmem_shared.settings import Settings, TritonSettings
 from gmem_shared.triton_io import MODEL_NAME, check_numpy
 
 log = structlog.get_logger(__name__)
@@ -26,23 +26,26 @@ log = structlog.get_logger(__name__)
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Triton and its Python stubs meet)
 
 
-def serve(settings: TritonSettings) -> NoReturn:
+def serve(settings: Settings) -> NoReturn:
     """Become tritonserver: the process keeps its id, so signals and exit status are Triton's own.
+
+    Triton's own chatter is shown at log level DEBUG only; its warnings and errors always.
 
     Raises:
         NotReadyError: Something that Triton needs is missing or in the way.
     """
+    triton = settings.triton
     check_numpy(importlib.metadata.version("numpy"))
     root = wheel_root()
-    for port in (settings.http_port, settings.grpc_port, settings.metrics_port):
-        check_port(settings.host, port)
-    backends = lay_out_backends(settings.runtime_dir, root)
-    remove_stale_regions(region_prefix(settings))
-    arguments = command(settings, root, backends)
-    # Triton and its stub take the whole environment: the stub reads GMEM_* as any entry point.
-    base = os.environ.copy()  # noqa: TID251
-    log.info("triton.starting", grpc=f"{settings.host}:{settings.grpc_port}")
-    os.execve(arguments[0], arguments, environment(base, root))  # noqa: S606
+    for port in (triton.http_port, triton.grpc_port, triton.metrics_port):
+        check_port(triton.host, port)
+    remove_stale_regions(region_prefix(triton))
+    backends = lay_out_backends(triton.runtime_dir, root)
+    arguments = command(triton, root, backends, chatty=settings.log.level == "DEBUG")
+    # The stub reads GMEM_*, AWS_* and what else its libraries know, as any entry point does.
+    variables = environment(os.environ.copy(), root)  # noqa: TID251
+    log.info("triton.starting", host=triton.host, grpc_port=triton.grpc_port)
+    os.execve(arguments[0], arguments, variables)  # noqa: S606
 
 
 def wheel_root() -> Path:
@@ -84,7 +87,7 @@ def lay_out_backends(runtime_dir: Path, root: Path) -> Path:
     return python.parent
 
 
-def command(settings: TritonSettings, root: Path, backends: Path) -> list[str]:
+def command(settings: TritonSettings, root: Path, backends: Path, *, chatty: bool) -> list[str]:
     """Return tritonserver's command line.
 
     Raises:
@@ -110,6 +113,7 @@ def command(settings: TritonSettings, root: Path, backends: Path) -> list[str]:
         # Notice clients that are cut off: without pings their streams live for hours.
         "grpc-keepalive-time": 10_000,
         "grpc-keepalive-timeout": 10_000,
+        "log-info": str(chatty).lower(),
         "allow-gpu-metrics": "false",
         "pinned-memory-pool-byte-size": 0,
     }

@@ -100,7 +100,7 @@ class TritonStream:
             self._close()
             self._watcher.cancel()
             for inbox in self._inboxes.values():
-                inbox.put_nowait(_not_ready(f"the stream to Triton broke: {self._end}"))
+                inbox.put_nowait(_not_ready(f"Triton does not answer: {self._end}"))
 
     def _deliver(self, message: Any) -> None:
         answer: Any = message.infer_response

@@ -1,0 +1,69 @@
+"""The front end on a real socket, in a thread of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from gmem_generator.app import create_app
+from gmem_generator.serving import DrainingServer
+from tests.support.fakes import FakeBackend, FakeBank
+from tests.support.front import settings
+
+
+@dataclass
+class Served:
+    """A running server; ``call`` runs a function on its event loop."""
+
+    url: str
+    server: DrainingServer
+    bank: FakeBank
+    backend: FakeBackend
+    registry: CollectorRegistry
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        async def run() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(timeout=30)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextmanager
+def served(drain_seconds: float = 20.0, **generator: Any) -> Iterator[Served]:
+    """Serve the doubles on a free port; stops at once when the block ends."""
+    registry = CollectorRegistry()
+    bank, backend = FakeBank(), FakeBackend()
+    app = create_app(settings(**generator), bank, backend, registry)
+    announced: list[str] = []
+    ready = threading.Event()
+
+    def announce(address: str) -> None:
+        announced.append(address)
+        ready.set()
+
+    server = DrainingServer(
+        app, host="127.0.0.1", port=0, drain_seconds=drain_seconds, announce=announce
+    )
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve()))
+    thread.start()
+    try:
+        assert ready.wait(30), "the server never became ready"
+        yield Served(announced[0], server, bank, backend, registry, loop, thread)
+    finally:
+        loop.call_soon_threadsafe(backend.gate.open.set)
+        server.should_exit = server.force_exit = True
+        thread.join(30)
+        loop.close()
+    assert not thread.is_alive()
