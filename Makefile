@@ -30,7 +30,9 @@ run: $(call installed,embedded) ## Train the digits demo once, then serve it in 
 .PHONY: run-distributed
 run-distributed: $(call installed,distributed) ## The same as separate processes: bank, Triton, front end
 	@$(BIN)/gmem train --preset digits --if-missing
-	@PORT=$(PORT) exec $(BIN)/supervisord --nodaemon --configuration supervisord.conf
+	@mkdir -p .gmem
+	@PATH="$(abspath $(BIN)):$$PATH" GMEM_GENERATOR__PORT=$(PORT) \
+		exec $(BIN)/supervisord --configuration supervisord.conf
 
 .PHONY: train
 train: $(call installed,embedded) ## Train and publish a new version of the digits demo (ARGS=…)

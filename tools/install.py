@@ -1,4 +1,4 @@
-"""Install this checkout into the running interpreter's environment: ``python tools/install.py EXTRA``.
+"""Install this checkout with one extra: ``python tools/install.py EXTRA``.
 
 On Linux, PyPI's torch brings several GB of CUDA packages. On a machine without an NVIDIA GPU this
 asks pip first what it would install, and takes torch from PyTorch's own CPU index if that would
