@@ -1,0 +1,83 @@
+"""Backends under test, and generation tasks run against them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from gmem_model.embedded import EmbeddedBackend
+from gmem_model.engine.host import EngineHost
+from gmem_shared.errors import ConflictError, NotReadyError
+from gmem_shared.ports import Backend
+from gmem_shared.settings import EngineSettings
+from gmem_shared.store import Store
+from gmem_shared.types import GeneratedImage, GenerationTask
+from tests.support.engine import make_task
+
+PATIENCE_SECONDS = 90.0
+
+
+def long_task() -> GenerationTask:
+    """First images within seconds, the last ones later than any test waits."""
+    return make_task(16_000, num_steps=100)
+
+
+def embedded_backend(store_url: str, cache_dir: Path, model: str = "tiny") -> EmbeddedBackend:
+    """The engine in this process, over a store that holds ``model``."""
+    host = EngineHost(
+        Store.from_url(store_url, cache_dir=cache_dir),
+        EngineSettings(),
+        poll_seconds=0.1,
+        default_model=model,
+        registry=CollectorRegistry(),
+    )
+    return EmbeddedBackend(host)
+
+
+async def images_of(backend: Backend, task: GenerationTask) -> list[GeneratedImage]:
+    """All images of a task, by position."""
+    images = [image async for image in backend.generate(task)]
+    return sorted(images, key=lambda image: image.position)
+
+
+async def pixels_of(backend: Backend, task: GenerationTask) -> list[bytes]:
+    """The pixels of all images of a task, by position."""
+    return [image.pixels.tobytes() for image in await images_of(backend, task)]
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a condition, generously."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.02)
+
+
+async def is_ready(backend: Backend) -> bool:
+    try:
+        await backend.check()
+    except NotReadyError:
+        return False
+    return True
+
+
+async def is_running(backend: Backend, task_id: str) -> bool:
+    """Whether the engine refuses a second task of this id."""
+    try:
+        await images_of(backend, make_task(1, id=task_id, num_steps=1))
+    except ConflictError:
+        return True
+    return False
+
+
+@contextlib.asynccontextmanager
+async def running(backend: Backend, task: GenerationTask) -> AsyncIterator[None]:
+    """The task is being worked on, and is given up at the end of the block."""
+    async with contextlib.aclosing(backend.generate(task)) as images:
+        await anext(images)
+        yield
