@@ -7,7 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from gmem_shared.errors import CorruptVersionError, NotFoundError, UnsupportedVersionError
 from gmem_shared.store.canonical import digest_of, to_json
@@ -15,6 +15,7 @@ from gmem_shared.store.objects import Objects
 
 SCHEMA_VERSION = 1
 _READERS = 16
+_SEAL = "seal"
 
 
 class Record(BaseModel):
@@ -48,11 +49,10 @@ class Record(BaseModel):
                 raise ValueError("its seal does not match")
             check_schema(body, path)
             return cls.model_validate(body)
-        except (ValueError, ValidationError) as error:
+        except ValueError as error:
             raise CorruptVersionError(f"the record {path} is corrupt: {error}") from error
 
 
-_SEAL = "seal"
 R = TypeVar("R", bound=Record)
 
 

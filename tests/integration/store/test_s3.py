@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,7 +58,9 @@ def test_racing_publishers_of_one_id_publish_once(url: str, tmp_path: Path) -> N
 
 
 def test_a_large_file_travels_in_parts_and_chunks(url: str, tmp_path: Path) -> None:
-    content = os.urandom(13 << 20)
+    content = random.Random(0).randbytes(13 << 20)
+    damaged = bytearray(content)
+    damaged[7 << 20] ^= 1
     (tmp_path / "large").write_bytes(content)
     repository = Store.from_url(url, tmp_path / "cache").repository("models", "digits")
     version = repository.publish({"large": tmp_path / "large"}, chunk_size=3 << 20)
@@ -66,7 +68,7 @@ def test_a_large_file_travels_in_parts_and_chunks(url: str, tmp_path: Path) -> N
     assert contents(repository, version) == {"large": content}
     repository.verify(version)
     (blob,) = connect(url).scan("models/digits/blobs")
-    connect(url).write(blob.path, content[: 7 << 20] + b"x" + content[(7 << 20) + 1 :])
+    connect(url).write(blob.path, bytes(damaged))
     with pytest.raises(CorruptVersionError, match="file 'large', chunk 2 "):
         repository.verify(version)
     assert contents(repository, version) == {"large": content}  # the verified copy is good
