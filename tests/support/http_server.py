@@ -55,15 +55,18 @@ def served(drain_seconds: float = 20.0, **generator: Any) -> Iterator[Served]:
     server = DrainingServer(
         app, host="127.0.0.1", port=0, drain_seconds=drain_seconds, announce=announce
     )
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve()))
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     try:
         assert ready.wait(30), "the server never became ready"
-        yield Served(announced[0], server, bank, backend, registry, loop, thread)
+        yield Served(announced[0], server, bank, backend, registry, loops[0], thread)
     finally:
-        loop.call_soon_threadsafe(backend.gate.open.set)
         server.should_exit = server.force_exit = True
         thread.join(30)
-        loop.close()
     assert not thread.is_alive()

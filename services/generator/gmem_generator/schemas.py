@@ -19,10 +19,10 @@ from pydantic_core import PydanticCustomError
 from gmem_shared.types import Priority
 
 MAX_SEED = 2**64 - 1
-MAX_DEADLINE_MS = 3_600_000
 _REFERENCE = r"^[a-z0-9][a-z0-9._-]{0,62}(@[A-Za-z0-9][A-Za-z0-9._-]{0,79})?$"
 
 Row = Annotated[int, Field(ge=0, le=2**63 - 1)]
+DeadlineMs = Annotated[int, Field(ge=1, le=3_600_000, examples=[30_000])]
 Reference = Annotated[str, Field(pattern=_REFERENCE, examples=["digits@production"])]
 
 
@@ -62,23 +62,13 @@ class Memory(Body):
         return self
 
 
-class Timing(Body):
-    """What every request may say about when it wants its answer."""
-
-    deadline_ms: int | None = Field(default=None, ge=1, le=MAX_DEADLINE_MS, examples=[30_000])
-    """The whole answer must be ready within this time, or the request fails with 504."""
-
-    priority: Priority = "interactive"
-    """``batch`` yields to ``interactive`` in the engine."""
-
-
 _BOTH: JsonDict = {
     "required": ["class_label", "memory"],
     "properties": {name: {"not": {"type": "null"}} for name in ("class_label", "memory")},
 }
 
 
-class GenerateRequest(Timing):
+class GenerateRequest(Body):
     """Make images of one class, of all classes, or from chosen rows of the memory bank."""
 
     model_config = ConfigDict(json_schema_extra={"not": _BOTH})
@@ -109,6 +99,12 @@ class GenerateRequest(Timing):
     memory: Memory | None = None
     """Replaces ``class_label``; the two are never given together."""
 
+    deadline_ms: DeadlineMs | None = None
+    """The whole answer must be ready within this time, or the request fails with 504."""
+
+    priority: Priority = "interactive"
+    """``batch`` yields to ``interactive`` in the engine."""
+
     @model_validator(mode="after")
     def _label_or_memory(self) -> GenerateRequest:
         if self.class_label is not None and self.memory is not None:
@@ -118,11 +114,17 @@ class GenerateRequest(Timing):
         return self
 
 
-class ReplayRequest(Timing):
+class ReplayRequest(Body):
     """Make one image of an earlier answer again."""
 
     replay: str = Field(min_length=1, max_length=2048)
     """``images[].replay`` of an earlier answer."""
+
+    deadline_ms: DeadlineMs | None = None
+    """As in `GenerateRequest`."""
+
+    priority: Priority = "interactive"
+    """As in `GenerateRequest`."""
 
 
 def _kind(body: Any) -> str:
