@@ -5,7 +5,6 @@ The wheel is used as a box of binaries; its Python package is never imported.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import socket
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import structlog
 
 from gmem_shared.errors import NotReadyError
@@ -35,7 +35,7 @@ def serve(settings: Settings) -> NoReturn:
         NotReadyError: Something that Triton needs is missing or in the way.
     """
     triton = settings.triton
-    check_numpy(importlib.metadata.version("numpy"))
+    check_numpy(np.__version__)
     root = wheel_root()
     for port in (triton.http_port, triton.grpc_port, triton.metrics_port):
         check_port(triton.host, port)
