@@ -1,0 +1,175 @@
+"""The files beside ``model.py``, with Triton's utilities replaced by recording ones."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+import gmem_generator
+from gmem_shared import triton_io
+from gmem_shared.errors import CancelledError
+from gmem_shared.types import GeneratedImage, VersionRef
+
+FOLDER = Path(gmem_generator.__file__).parents[1] / "model_repository" / triton_io.MODEL_NAME / "1"
+FINAL = 1
+
+
+class FakeTritonError:
+    INTERNAL, CANCELLED = 1, 2
+
+    def __init__(self, message: str, code: int) -> None:
+        self.message, self.code = message, code
+
+
+class FakeMetricFamily:
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    calls: list[tuple[str, str, dict[str, str], float]]
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        self.name = name
+
+    def Metric(self, labels: dict[str, str]) -> Any:
+        def record(how: str) -> Any:
+            return lambda value: self.calls.append((how, self.name, labels, value))
+
+        return SimpleNamespace(increment=record("increment"), set=record("set"))
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a file of the model's folder as the stub does."""
+    FakeMetricFamily.calls = []
+    utils = ModuleType("triton_python_backend_utils")
+    utils.__dict__.update(
+        TRITONSERVER_RESPONSE_COMPLETE_FINAL=FINAL,
+        Tensor=lambda name, array: SimpleNamespace(name=name, array=array),
+        InferenceResponse=lambda tensors=(), error=None: SimpleNamespace(
+            error=error, **{tensor.name: tensor.array for tensor in tensors}
+        ),
+        TritonError=FakeTritonError,
+        MetricFamily=FakeMetricFamily,
+    )
+    monkeypatch.setitem(sys.modules, utils.__name__, utils)
+    monkeypatch.syspath_prepend(FOLDER)
+    names = ("replies", "mirror")
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    for name in names:
+        del sys.modules[name]
+
+
+class HeldSender:
+    """A response sender whose first call waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Any, int]] = []
+        self.entered = threading.Event()
+        self.go = threading.Event()
+
+    def send(self, response: Any = None, flags: int = 0) -> None:
+        self.entered.set()
+        assert self.go.wait(60)
+        self.sent.append((response, flags))
+
+
+def image(position: int) -> GeneratedImage:
+    pixels = np.full((2, 2, 1), position, np.uint8)
+    return GeneratedImage(position, pixels, VersionRef("m", 1, "sha256-0"), evaluations=4)
+
+
+def positions(response: Any) -> list[int]:
+    (meta,) = getattr(response, triton_io.META)
+    found = [entry["position"] for entry in json.loads(meta)]
+    assert [int(pixels[0, 0, 0]) for pixels in getattr(response, triton_io.IMAGES)] == found
+    return found
+
+
+def test_images_that_pile_up_leave_together_and_the_end_with_them(beside) -> None:
+    sender = HeldSender()
+    outbox = beside.replies.Outbox()
+    reply = beside.replies.Reply(sender, outbox)
+    reply.image(image(0))
+    assert sender.entered.wait(60)
+    for position in (1, 2, 3):  # none of these calls waits for Triton
+        reply.image(image(position))
+    reply.done()
+    assert reply.ended
+    sender.go.set()
+    outbox.close()
+    assert [(positions(response), flags) for response, flags in sender.sent] == [
+        ([0], 0),
+        ([1, 2, 3], FINAL),
+    ]
+
+
+def test_an_error_follows_the_images_that_were_finished(beside) -> None:
+    sender = HeldSender()
+    outbox = beside.replies.Outbox()
+    reply = beside.replies.Reply(sender, outbox)
+    reply.image(image(0))
+    assert sender.entered.wait(60)
+    reply.image(image(1))
+    reply.failed(CancelledError("gone"))
+    sender.go.set()
+    outbox.close()
+    (_, first), (images, second), (failure, last) = sender.sent
+    assert (positions(images), first, second, last) == ([1], 0, 0, FINAL)
+    assert json.loads(failure.error.message)["code"] == "cancelled"
+
+
+def test_a_broken_stream_does_not_silence_the_others(beside) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("stream is gone")
+
+    outbox = beside.replies.Outbox()
+    beside.replies.Reply(SimpleNamespace(send=broken), outbox).done()
+    sender = HeldSender()
+    sender.go.set()
+    beside.replies.Reply(sender, outbox).done()
+    outbox.close()
+    assert sender.sent == [(None, FINAL)]
+
+
+def test_metrics_are_mirrored_by_what_changed(beside) -> None:
+    registry = CollectorRegistry()
+    counter = Counter("c_total", "c", ("reason",), registry=registry)
+    gauge = Gauge("g", "g", registry=registry)
+    mirror = beside.mirror.MetricsMirror(registry)
+    counter.labels("x").inc(3)
+    gauge.set(5)
+    mirror.update()
+    counter.labels("x").inc(2)
+    gauge.set(4)
+    mirror.update()
+    mirror.update()
+    assert FakeMetricFamily.calls == [
+        ("increment", "c_total", {"reason": "x"}, 3),
+        ("set", "g", {}, 5),
+        ("increment", "c_total", {"reason": "x"}, 2),
+        ("set", "g", {}, 4),
+    ]
+
+
+def test_a_histogram_is_mirrored_as_its_series(beside) -> None:
+    registry = CollectorRegistry()
+    histogram = Histogram("h", "h", buckets=(1.0, 2.0), registry=registry)
+    histogram.observe(1.5)
+    beside.mirror.MetricsMirror(registry).update()
+    assert {
+        (name, *labels.values()): value for _, name, labels, value in FakeMetricFamily.calls
+    } == {
+        ("h_bucket", "1.0"): 0,
+        ("h_bucket", "2.0"): 1,
+        ("h_bucket", "+Inf"): 1,
+        ("h_count",): 1,
+        ("h_sum",): 1.5,
+    }
