@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 Pixels = NDArray[np.uint8]
+
+_INLINE_BYTES = 4096  # encoded in well under a millisecond; a thread would take longer to begin
 
 
 def png(pixels: Pixels, text: dict[str, str]) -> bytes:
@@ -29,6 +32,13 @@ def png(pixels: Pixels, text: dict[str, str]) -> bytes:
     grey = pixels.shape[2] == 1
     Image.fromarray(pixels[:, :, 0] if grey else pixels).save(encoded, "PNG", pnginfo=chunks)
     return encoded.getvalue()
+
+
+async def encode(pixels: Pixels, text: dict[str, str]) -> bytes:
+    """Encode one image as `png` does, without holding up the event loop."""
+    if pixels.nbytes <= _INLINE_BYTES:
+        return png(pixels, text)
+    return await asyncio.to_thread(png, pixels, text)
 
 
 def grid(images: Sequence[Pixels]) -> Pixels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -13,7 +12,7 @@ import numpy as np
 
 from gmem_generator.admission import Admission, Ticket
 from gmem_generator.drawing import Drawer
-from gmem_generator.images import Pixels, png
+from gmem_generator.images import Pixels, encode
 from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
 from gmem_generator.provenance import Provenance, png_text, provenance
@@ -99,7 +98,8 @@ class Pipeline:
                     with watch.stage("bank"):
                         snippets = await self._draw(plan)
                     task = _task(plan, snippets, seconds - watch.total)
-                    job = _Job(plan, snippets, task, ticket, watch, deliver)
+                    names = {info.id: info.name for info in plan.bank.classes}
+                    job = _Job(plan, names, snippets, task, ticket, watch, deliver)
                     images = await self._generate(job)
         except DeadlineExceededError:
             self._metrics.cancelled.labels("deadline").inc()
@@ -141,6 +141,7 @@ class Pipeline:
 @dataclass(frozen=True, slots=True)
 class _Job:
     plan: Plan
+    class_names: dict[int, str]
     snippets: Snippets
     task: GenerationTask
     ticket: Ticket
@@ -164,6 +165,6 @@ def _task(plan: Plan, snippets: Snippets, deadline_seconds: float) -> Generation
 
 
 async def _encode(job: _Job, image: GeneratedImage) -> FinishedImage:
-    origin = provenance(job.plan, job.snippets, image.position)
-    encoded = await asyncio.to_thread(png, image.pixels, png_text(origin))
+    origin = provenance(job.plan, job.class_names, job.snippets, image.position)
+    encoded = await encode(image.pixels, png_text(origin))
     return FinishedImage(image.position, image.pixels, encoded, image.evaluations, origin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gmem_generator.replay import ReplayToken
@@ -23,10 +24,11 @@ class Provenance:
     token: ReplayToken
 
 
-def provenance(plan: Plan, snippets: Snippets, position: int) -> Provenance:
+def provenance(
+    plan: Plan, class_names: Mapping[int, str], snippets: Snippets, position: int
+) -> Provenance:
     """Tell what the image at ``position`` of a plan is made from."""
     row, label = int(snippets.rows[position]), int(snippets.labels[position])
-    names = {info.id: info.name for info in plan.bank.classes}
     snippet = SnippetUse(
         row=row,
         source_id=int(snippets.source_ids[position]),
@@ -42,7 +44,9 @@ def provenance(plan: Plan, snippets: Snippets, position: int) -> Provenance:
         sampler=plan.sampler,
         steps=plan.steps,
     )
-    return Provenance(token.index, token.seed, snippet.label, names.get(label), snippet, token)
+    return Provenance(
+        token.index, token.seed, snippet.label, class_names.get(label), snippet, token
+    )
 
 
 def png_text(origin: Provenance) -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmem_generator.images import grid, png
+from gmem_generator.images import encode, grid, png
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -20,6 +20,12 @@ def test_png_keeps_every_pixel_and_the_text(channels) -> None:
 def test_equal_images_are_equal_bytes() -> None:
     pixels = np.full((8, 8, 1), 7, np.uint8)
     assert png(pixels, {"a": "b"}) == png(pixels.copy(), {"a": "b"})
+
+
+@pytest.mark.parametrize("side", [8, 256])
+async def test_encoding_on_or_off_the_loop_gives_the_same_bytes(side) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (side, side, 3), np.uint8)
+    assert await encode(pixels, {"a": "b"}) == png(pixels, {"a": "b"})
 
 
 @pytest.mark.parametrize(
