@@ -21,8 +21,10 @@ def publish_variant(repository, number: int, directory: Path):
     """The production bank with only every second row, other ones each time."""
     bank = open_bank(repository.open(repository.resolve("1")))
     keep = np.arange(number % 2, len(bank.labels), 2)
+    folder = directory / f"variant-{number}"
+    folder.mkdir()
     files, metadata = write_bank(
-        directory / f"variant-{number}",
+        folder,
         vectors=np.asarray(bank.vectors[keep]),
         labels=np.asarray(bank.labels[keep]),
         source_ids=np.asarray(bank.source_ids[keep]),
@@ -48,7 +50,7 @@ def test_ten_swaps_under_32_clients(own_store, tmp_path, embedded) -> None:
             await load.answered(64)
             memory.append(resident(stack))
             for number in range(SWAPS):
-                version = publish_variant(repository, number, tmp_path)
+                version = await asyncio.to_thread(publish_variant, repository, number, tmp_path)
                 repository.set_alias("production", version, reason="test")
                 goal = version.seq
                 while not any(a["bank"]["seq"] == goal for a in load.answers[-64:]):
