@@ -35,20 +35,32 @@ class Crash(BaseException):
 
 
 class InterruptedObjects:
-    """An object store that calls ``interrupt`` before or after the effect of its call ``at``."""
+    """An object store that calls ``interrupt`` before or after the effect of its call ``at``.
+
+    Calls are counted from 0: those of one method, or of all.
+    """
 
     def __init__(
-        self, objects: Objects, at: int, interrupt: Callable[[], None], *, after: bool = False
+        self,
+        objects: Objects,
+        at: int,
+        interrupt: Callable[[], None],
+        *,
+        after: bool = False,
+        method: str | None = None,
     ) -> None:
         self._objects = objects
         self._at = at
         self._interrupt = interrupt
         self._after = after
+        self._method = method
         self._lock = threading.Lock()
         self.calls = 0
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._objects, name)
+        if self._method not in (None, name):
+            return method
 
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:

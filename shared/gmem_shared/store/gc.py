@@ -108,10 +108,7 @@ class Collector:
         records = self._live_records(old, {d for lease in leases.values() for d in lease.digests})
         live = {shelf.plans.newest_path, *leases, *(shelf.log.path(r.seq) for r in records)}
         live |= {path for path in listed if shelf.layout.is_alias_record(path)}
-        digests = {record.digest for record in records}
-        # A young manifest may be about to be committed.
-        digests |= {d for path in listed - old if (d := shelf.layout.manifest_digest(path))}
-        return live.union(*(shelf.paths_of(digest) for digest in digests))
+        return live.union(*(shelf.paths_of(digest) for digest in {r.digest for r in records}))
 
     def _live_records(self, old: set[str], leased: set[str]) -> list[LogRecord]:
         shelf, keep = self._shelf, self._retention

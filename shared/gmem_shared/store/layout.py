@@ -12,7 +12,6 @@ FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"(?!sha256-)(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_MANIFEST = re.compile(r"manifests/(sha256-[0-9a-f]{64})\.json")
 _KINDS = ("banks", "models")
 
 
@@ -83,11 +82,6 @@ class Layout:
                 f"expected a lease holder of letters, digits and ._-, found {holder[:100]!r}"
             )
         return f"{self.leases}/{holder}.json"
-
-    def manifest_digest(self, path: str) -> str | None:
-        """Return the digest of the manifest that lies at a path; `None` if none can."""
-        match = _MANIFEST.fullmatch(path.removeprefix(f"{self.root}/"))
-        return match[1] if match else None
 
     def is_alias_record(self, path: str) -> bool:
         """Return whether a path is that of a move of an alias."""

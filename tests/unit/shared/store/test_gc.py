@@ -167,6 +167,17 @@ def test_what_became_live_before_the_announcement_stays(
     repository.verify(repository.resolve("production"))
 
 
+def test_what_became_garbage_after_the_announcement_stays(
+    repository: Repository, clock: FakeClock
+) -> None:
+    """Nobody was warned of it, so it has to wait for the next collection."""
+    repository.lease("bank-0", [repository.resolve(1).digest], ttl=RETENTION.settle)
+    repository.collect_garbage(RETENTION, clock.sleep)
+    assert sequence(repository) == [1, 4]
+    repository.collect_garbage(RETENTION, clock.sleep)
+    assert sequence(repository) == [4]
+
+
 def test_only_one_collection_runs(repository: Repository, clock: FakeClock) -> None:
     def again(seconds: float) -> None:
         with pytest.raises(ConflictError, match="another garbage collection"):

@@ -23,6 +23,8 @@ from gmem_shared.store.backends import connect
 from gmem_shared.store.gc import Retention
 from tests.support.stores import ClockedObjects, Crash, FakeClock, InterruptedObjects, contents
 
+Moment = tuple[str | None, int]
+
 HOUR = timedelta(hours=1)
 RETENTION = Retention(versions=2, alias_targets=2, grace=48 * HOUR)
 
@@ -32,6 +34,10 @@ files = st.dictionaries(
 aliases = st.sampled_from(["production", "canary"])
 holders = st.sampled_from(["bank-0", "bank-1"])
 choices = st.integers(0, 1000)
+moments = st.one_of(
+    st.tuples(st.none(), st.integers(0, 60)),  # at any call of the object store
+    st.tuples(st.just("delete"), st.integers(0, 3)),
+)
 
 
 @dataclass
@@ -169,31 +175,35 @@ class Histories(RuleBasedStateMachine):
                 young = info.modified > self.clock() - RETENTION.grace
                 assert name in referenced or young
 
-    @rule(at=st.integers(0, 60), after=st.booleans())
-    def collect_and_crash(self, at: int, after: bool) -> None:
+    @rule(at=moments, after=st.booleans())
+    def collect_and_crash(self, at: Moment, after: bool) -> None:
         def die() -> None:
             raise Crash
 
         self.collect_interrupted(at, die, after=after)
 
-    @rule(at=st.integers(0, 60), files=files)
-    def collect_while_publishing(self, at: int, files: dict[str, bytes]) -> None:
+    @rule(at=moments, files=files)
+    def collect_while_publishing(self, at: Moment, files: dict[str, bytes]) -> None:
         self.collect_interrupted(at, lambda: self.publish(files))
 
     @precondition(lambda self: self.model.versions)
-    @rule(at=st.integers(0, 60), alias=aliases, choice=choices)
-    def collect_while_setting_alias(self, at: int, alias: str, choice: int) -> None:
+    @rule(at=moments, alias=aliases, choice=choices)
+    def collect_while_setting_alias(self, at: Moment, alias: str, choice: int) -> None:
         self.collect_interrupted(at, lambda: self.set_alias(alias, choice))
 
     @precondition(lambda self: self.model.versions)
-    @rule(at=st.integers(0, 60), holder=holders, choice=choices)
-    def collect_while_leasing(self, at: int, holder: str, choice: int) -> None:
+    @rule(at=moments, holder=holders, choice=choices)
+    def collect_while_leasing(self, at: Moment, holder: str, choice: int) -> None:
         self.collect_interrupted(at, lambda: self.lease(holder, choice, 100))
 
     def collect_interrupted(
-        self, at: int, interrupt: Callable[[], None], *, after: bool = False
+        self, at: Moment, interrupt: Callable[[], None], *, after: bool = False
     ) -> None:
-        interrupted = InterruptedObjects(self.objects, at, interrupt, after=after)
+        self.clock.now += RETENTION.grace  # so that there is garbage
+        method, number = at
+        interrupted = InterruptedObjects(
+            self.objects, number, interrupt, after=after, method=method
+        )
         try:
             self.open_repository(interrupted).collect_garbage(RETENTION, self.clock.sleep)
         except (Crash, ConflictError):
