@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 from gmem_generator.triton_backend import TritonBackend
+from gmem_generator.triton_server import region_prefix, remove_stale_regions
+from gmem_shared.settings import TritonSettings
 from tests.support.stack import Stack
 
 DEFAULT_MODEL = "tiny@production"
@@ -43,6 +45,10 @@ class TritonServer(Stack):
     @property
     def metrics_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['triton_metrics']}"
+
+    @property
+    def region_prefix(self) -> str:
+        return region_prefix(TritonSettings(grpc_port=self.ports["triton_grpc"]))
 
     @property
     def process(self) -> psutil.Process:
@@ -89,6 +95,7 @@ def running_triton(store_url: str, directory: Path) -> Iterator[TritonServer]:
         yield server
     finally:
         server.kill("triton")
+        remove_stale_regions(server.region_prefix)
 
 
 @contextlib.asynccontextmanager

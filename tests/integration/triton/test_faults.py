@@ -64,7 +64,7 @@ async def test_a_killed_server_leaves_no_shared_memory_behind_its_successor(
     server, backend
 ) -> None:
     def regions() -> set[Path]:
-        return set(SHARED_MEMORY.glob(f"gmem_triton_{server.ports['triton_grpc']}_*"))
+        return set(SHARED_MEMORY.glob(f"{server.region_prefix}*"))
 
     left_behind = regions()
     assert left_behind
