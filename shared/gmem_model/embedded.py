@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -64,7 +64,7 @@ class EmbeddedBackend:
         """Describe one model version."""
         return await self._run(partial(self._host.describe, model))
 
-    async def generate(self, task: GenerationTask) -> AsyncIterator[GeneratedImage]:
+    async def generate(self, task: GenerationTask) -> AsyncGenerator[GeneratedImage]:
         """Yield each image as it finishes. Closing the iterator cancels what is left."""
         mailbox = _Mailbox(asyncio.get_running_loop())
         submission = asyncio.ensure_future(self._run(partial(self._host.submit, task, mailbox)))

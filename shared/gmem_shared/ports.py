@@ -10,7 +10,7 @@ front end to torch or faiss.
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,8 +103,8 @@ class Backend(Protocol):
         """Describe one model version."""
         ...
 
-    def generate(self, task: GenerationTask) -> AsyncIterator[GeneratedImage]:
-        """Yield each image as it finishes. Closing the iterator cancels what is left."""
+    def generate(self, task: GenerationTask) -> AsyncGenerator[GeneratedImage]:
+        """Yield each image as it finishes. Closing the generator cancels what is left."""
         ...
 
 

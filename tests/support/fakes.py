@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -236,7 +236,7 @@ class FakeBackend:
             raise UnknownVersionError(f"model 'digits' has no version {reference.selector!r}")
         return self.info
 
-    async def generate(self, task: GenerationTask) -> AsyncIterator[GeneratedImage]:
+    async def generate(self, task: GenerationTask) -> AsyncGenerator[GeneratedImage]:
         self.tasks.append(task)
         self.running.add(task.id)
         made = 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
@@ -119,8 +118,7 @@ class Pipeline:
 
     async def _generate(self, job: _Job) -> tuple[FinishedImage, ...]:
         finished: dict[int, FinishedImage] = {}
-        made = cast("AsyncGenerator[GeneratedImage]", self._backend.generate(job.task))
-        async with aclosing(made):  # closing it is what stops the engine
+        async with aclosing(self._backend.generate(job.task)) as made:  # closing stops the engine
             async for image in made:
                 job.ticket.finished(image.evaluations)
                 job.watch.engine(image)
