@@ -9,6 +9,9 @@ import structlog
 
 from gmem_shared.settings import LogSettings
 
+_CHATTY = ("faiss.loader", "uvicorn.error")
+"""Libraries that announce every normal start; their warnings still pass."""
+
 
 def configure(settings: LogSettings) -> None:
     """Send every event, ours and the libraries', to standard error in one format.
@@ -47,3 +50,5 @@ def configure(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -13,6 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gmem_generator.metrics import Metrics
 from gmem_generator.problems import of_error
 from gmem_shared.errors import InternalError
+
+_PROBES = {"/livez", "/readyz", "/metrics"}
+"""Asked every few seconds; logged only on request."""
 
 _log = structlog.get_logger(__name__)
 
@@ -71,7 +75,8 @@ class RequestScope:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        _log.info(
+        _log.log(
+            logging.DEBUG if route in _PROBES else logging.INFO,
             "request.finished",
             method=scope["method"],
             path=scope["path"],
