@@ -169,7 +169,6 @@ class Engine:
 
     def _turn(self) -> None:
         joined, running = self._schedule()
-        self._release_slots()
         try:
             self._join(joined)
             self._deliver(self._evaluate(running))
@@ -190,6 +189,8 @@ class Engine:
                 done = f"{task.finished} of {task.rows} images were finished"
                 error = DeadlineExceededError(f"the deadline of {seconds} s came when {done}")
                 self._end(task, error)
+            # Under the same lock: a row stopped after this keeps its slot for one evaluation more.
+            self._release_slots()
             joined = self._scheduler.admit(now)
             self._report()
             return joined, list(self._scheduler.running)

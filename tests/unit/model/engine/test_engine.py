@@ -272,6 +272,29 @@ def test_closing_without_patience_fails_what_is_left(make_engine: EngineMaker) -
     assert isinstance(recorder.wait().error, NotReadyError)
 
 
+def test_a_cancellation_between_schedule_and_evaluation_harms_no_other_task(
+    make_engine: EngineMaker, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = SteppedNetwork()
+    engine = make_engine(network)
+    doomed_task = make_task(num_steps=1000)
+    doomed, other = start(engine, doomed_task), start(engine, make_task(num_steps=4))
+    network.wait_until_begun()
+    schedule = engine._schedule
+
+    def schedule_and_cancel() -> object:
+        scheduled = schedule()
+        engine.cancel(doomed_task.id)
+        return scheduled
+
+    monkeypatch.setattr(engine, "_schedule", schedule_and_cancel)
+    network.allow(1000)
+    assert isinstance(doomed.wait().error, CancelledError)
+    assert len(other.pixels()) == 1
+    engine.close(drain_seconds=PATIENCE_SECONDS)
+    assert gauges(registry) == (0, 0)
+
+
 def test_an_abort_storm_ends_every_task_once_and_leaves_no_rows(
     make_engine: EngineMaker, registry: CollectorRegistry
 ) -> None:
