@@ -12,9 +12,9 @@ from gmem_shared.types import Reference, VersionRef
 class Fleet:
     """Engines by version. Thread-safe; nothing here blocks on work.
 
-    An engine is kept while a followed reference leads to it, or while it is one of the
-    ``max_demanded`` versions asked for most recently by number or digest. Others retire: they
-    finish what they accepted, then their thread ends.
+    An engine is kept while a followed reference leads to it. Besides those, the ``max_demanded``
+    versions asked for most recently by number or digest are. Others retire: they finish what they
+    accepted, then their thread ends.
     """
 
     def __init__(self, max_demanded: int) -> None:
@@ -43,9 +43,10 @@ class Fleet:
         with self._lock:
             self._engines[engine.version] = engine
             (self._followed if follow else self._demanded)[reference] = engine.version
-            while len(self._demanded) > self._max_demanded:
-                self._demanded.popitem(last=False)
-            self._retire_all_but({*self._followed.values(), *self._demanded.values()})
+            followed = set(self._followed.values())
+            recent = dict.fromkeys(reversed(self._demanded.values()))
+            spare = [version for version in recent if version not in followed]
+            self._retire_all_but(followed.union(spare[: self._max_demanded]))
 
     def followed(self) -> dict[Reference, VersionRef]:
         """Return where the followed references lead."""
@@ -69,3 +70,5 @@ class Fleet:
             engine = self._engines.pop(version)
             engine.retire()
             self._retired.append(engine)
+        for reference in [r for r, version in self._demanded.items() if version not in kept]:
+            del self._demanded[reference]

@@ -64,6 +64,35 @@ def test_a_followed_version_is_not_pushed_out_by_demand(engines: dict[int, Engin
     assert fleet.followed() == {PRODUCTION: version(1)}
 
 
+def test_pinned_references_to_followed_versions_push_nothing_out(
+    engines: dict[int, Engine],
+) -> None:
+    fleet = Fleet(max_demanded=1)
+    pinned = [Reference("tiny", "1"), Reference("tiny", "sha256-1"), Reference("tiny", "2")]
+    fleet.put(PRODUCTION, engines[1], follow=True)
+    for reference, seq in zip(pinned, (1, 1, 2), strict=True):
+        fleet.put(reference, engines[seq], follow=False)
+    assert [fleet.find(reference) for reference in pinned] == [engines[1], engines[1], engines[2]]
+
+
+def test_several_references_to_a_version_count_once(engines: dict[int, Engine]) -> None:
+    fleet = Fleet(max_demanded=2)
+    fleet.put(Reference("tiny", "1"), engines[1], follow=False)
+    for selector in ("2", "sha256-2"):
+        fleet.put(Reference("tiny", selector), engines[2], follow=False)
+    assert fleet.get(version(1)) is engines[1]
+
+
+def test_a_version_left_by_its_alias_is_one_asked_for(engines: dict[int, Engine]) -> None:
+    fleet = Fleet(max_demanded=1)
+    fleet.put(PRODUCTION, engines[1], follow=True)
+    fleet.put(Reference("tiny", "1"), engines[1], follow=False)
+    fleet.put(PRODUCTION, engines[2], follow=True)
+    assert fleet.find(Reference("tiny", "1")) is engines[1]
+    fleet.put(Reference("tiny", "3"), engines[3], follow=False)
+    assert fleet.find(Reference("tiny", "1")) is None
+
+
 def test_retiring_all_returns_those_with_work_left(engines: dict[int, Engine]) -> None:
     fleet = Fleet(max_demanded=1)
     fleet.put(PRODUCTION, engines[1], follow=True)
