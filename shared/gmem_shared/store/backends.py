@@ -83,7 +83,8 @@ def _guarded(call: Callable[_P, _R]) -> Callable[_P, _R]:
             return attempts(*args, **kwargs)
         except (BaseError, OSError) as error:
             raise StorageError(
-                f"the object store failed to {call.__name__} {args[1]!r}: {_first_line(error)}"
+                f"the object store failed to {call.__name__} {str(args[1])[:200]!r}: "
+                f"{_first_line(error)}; check the store's address, access and free space"
             ) from error
 
     return guarded
@@ -186,7 +187,7 @@ class LocalObjects(ObstoreObjects):
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
-        self._synced: set[Path] = set()
+        self._durable: set[Path] = set()
         try:
             super().__init__(obstore.store.LocalStore(self._root, mkdir=True))
         except (BaseError, OSError) as error:
@@ -226,11 +227,12 @@ class LocalObjects(ObstoreObjects):
     def _sync_folders(self, folder: Path) -> None:
         """Make the new name durable, and once per process the folders that lead to it."""
         sync_folder(folder)
-        for parent in folder.parents:
-            if parent in self._synced or not parent.is_relative_to(self._root):
-                break
-            sync_folder(parent)
-        self._synced.update(folder.parents)
+        led = []
+        while folder != self._root and folder not in self._durable:
+            led.append(folder)
+            folder = folder.parent
+            sync_folder(folder)
+        self._durable.update(led)
 
 
 def sync_folder(folder: Path) -> None:

@@ -115,6 +115,21 @@ def test_a_failed_local_write_leaves_nothing_behind(tmp_path: Path) -> None:
     assert objects.scan("") == []
 
 
+def test_every_new_folder_is_synced_where_its_name_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[tuple[Path, str]] = set()
+
+    def sync_folder(folder: Path) -> None:
+        synced.update((folder, entry.name) for entry in folder.iterdir())
+
+    monkeypatch.setattr("gmem_shared.store.backends.sync_folder", sync_folder)
+    objects = connect(str(tmp_path))
+    for path in ("banks/digits/1", "banks/digits/2", "banks/faces/1", "models/digits/1"):
+        objects.write(path, b"")
+    assert synced == {(entry.parent, entry.name) for entry in tmp_path.rglob("*")}
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_passing_failure_is_retried(after: bool) -> None:
     objects = ObstoreObjects(FlakyStore(2, GenericError("down"), after=after))  # type: ignore[arg-type]
@@ -125,7 +140,7 @@ def test_a_passing_failure_is_retried(after: bool) -> None:
 def test_a_lasting_failure_is_a_storage_error() -> None:
     store = FlakyStore(1000, GenericError("down\nDebug source: long"))
     objects = ObstoreObjects(store)  # type: ignore[arg-type]
-    with pytest.raises(StorageError, match=r"failed to read 'a': down$"):
+    with pytest.raises(StorageError, match=r"failed to read 'a': down; check the store's"):
         objects.read("a")
     assert store.failures == 1000 - 4
 
