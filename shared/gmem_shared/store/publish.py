@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gmem_shared.errors import PublishConflictError, StorageError
-from gmem_shared.store.manifest import Manifest
+from gmem_shared.errors import (
+    CorruptVersionError,
+    NotFoundError,
+    PublishConflictError,
+    StorageError,
+)
+from gmem_shared.store.manifest import FileEntry, Manifest
 from gmem_shared.store.shelf import Shelf
+from gmem_shared.store.verify import check_object
 from gmem_shared.store.version import LogRecord
 
 _UPLOAD_PASSES = 5
@@ -35,8 +41,9 @@ def upload(
 ) -> None:
     """Bring every blob and the manifest into the store; :func:`commit` has to follow at once.
 
-    The last pass finds everything in place after it saw that no garbage collection is about to
-    delete any of it.
+    What the store already has of ``sources`` is read back, and replaced if it is damaged; so
+    publishing a version again repairs it. The last pass finds everything in place after it saw
+    that no garbage collection is about to delete any of it.
 
     Raises:
         ConflictError: A garbage collection is about to delete part of it.
@@ -44,18 +51,20 @@ def upload(
     """
     path = shelf.layout.manifest(digest)
     blobs = {name: shelf.layout.blob(entry.sha256) for name, entry in manifest.files.items()}
+    wanted = {name for name in sources if not _is_intact(shelf, blobs[name], manifest.files[name])}
     for _ in range(_UPLOAD_PASSES):
         shelf.plans.refuse_planned([path, *blobs.values()])
-        missing = [n for n in blobs if not _is_stored(shelf, blobs[n], manifest.files[n].size)]
-        for name in missing:
+        wanted |= {n for n in blobs if not _is_stored(shelf, blobs[n], manifest.files[n].size)}
+        for name in sorted(wanted):
             if name not in sources:
                 raise StorageError(
                     f"expected the reused file {name!r} at {blobs[name]}, but it is missing: "
                     f"publish its content instead"
                 )
             shelf.objects.write(blobs[name], sources[name])
-        if not missing and _is_stored(shelf, path, len(manifest.to_bytes())):
+        if not wanted and _holds(shelf, path, manifest.to_bytes()):
             return
+        wanted.clear()
         shelf.objects.write(path, manifest.to_bytes())
     raise StorageError(
         f"objects of {shelf.layout.root} vanish while they are published: "
@@ -111,3 +120,18 @@ def commit(
 def _is_stored(shelf: Shelf, path: str, size: int) -> bool:
     info = shelf.objects.stat(path)
     return info is not None and info.size == size
+
+
+def _is_intact(shelf: Shelf, path: str, entry: FileEntry) -> bool:
+    try:
+        check_object(shelf.objects, path, shelf.layout.root, path, entry)
+    except CorruptVersionError:
+        return False
+    return True
+
+
+def _holds(shelf: Shelf, path: str, data: bytes) -> bool:
+    try:
+        return shelf.objects.read(path) == data
+    except NotFoundError:
+        return False

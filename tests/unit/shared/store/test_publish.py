@@ -51,6 +51,17 @@ def test_equal_content_is_stored_once(repository: Repository, url: str) -> None:
     assert len(connect(url).scan("banks/digits/blobs")) == 1
 
 
+@pytest.mark.parametrize("folder", ["blobs", "manifests"])
+def test_publishing_again_repairs_what_was_damaged(
+    repository: Repository, url: str, folder: str
+) -> None:
+    repository.publish(FILES)
+    for info in connect(url).scan(f"banks/digits/{folder}"):
+        connect(url).write(info.path, b"x" * info.size)
+    again = repository.publish(FILES)
+    assert contents(repository, again) == FILES
+
+
 def test_reuse_takes_over_a_file_without_its_content(repository: Repository) -> None:
     old = repository.publish(FILES)
     entries = old.manifest.files
