@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 
+from gmem_shared.errors import NotFoundError
 from gmem_shared.store.layout import Layout
 from gmem_shared.store.objects import Objects
 from gmem_shared.store.records import Record
@@ -39,8 +41,10 @@ class Leases:
 
     def in_force(self) -> dict[str, Lease]:
         """Return the leases that have not expired, by path."""
-        leases = {
-            info.path: Lease.from_bytes(self._objects.read(info.path), info.path)
-            for info in self._objects.scan(self._layout.leases)
-        }
+        leases = {}
+        for info in self._objects.scan(self._layout.leases):
+            if not info.path.endswith(".json"):  # left by a holder killed while it wrote
+                continue
+            with suppress(NotFoundError):  # released since the listing
+                leases[info.path] = Lease.from_bytes(self._objects.read(info.path), info.path)
         return {path: lease for path, lease in leases.items() if self._clock() < lease.expires_at}

@@ -257,6 +257,25 @@ def test_leftovers_of_a_killed_local_write_are_collected(tmp_path: Path, clock: 
     assert contents(repository, version) == {"data": b"1"}
 
 
+def test_a_lease_being_written_does_not_stop_the_collection(
+    repository: Repository, objects: ClockedObjects, clock: FakeClock
+) -> None:
+    held = repository.resolve(2)
+    repository.lease("bank-0", [held.digest], DAY)
+    objects.write("banks/digits/leases/bank-0.json.0123.part", b'{"dig')
+    assert repository.collect_garbage(RETENTION, clock.sleep)
+    assert sequence(repository) == [2, 4]
+
+
+def test_a_lease_released_during_the_look_does_not_stop_the_collection(
+    repository: Repository, objects: ClockedObjects, clock: FakeClock, tmp_path: Path
+) -> None:
+    repository.lease("bank-0", [repository.resolve(2).digest], DAY)
+    released = InterruptedObjects(objects, 0, lambda: repository.release("bank-0"), method="read")
+    garbage = Store(released, tmp_path, clock).repository("banks", "digits").garbage(RETENTION)
+    assert garbage
+
+
 def test_foreign_objects_are_left_alone(
     repository: Repository, objects: ClockedObjects, clock: FakeClock
 ) -> None:
