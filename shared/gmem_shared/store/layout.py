@@ -27,7 +27,7 @@ class Layout:
     name: str
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS or not _NAME.fullmatch(self.name):
+        if self.kind not in _KINDS or not is_name(self.name):
             raise InvalidRequestError(
                 f"expected banks/<name> or models/<name> in lower-case letters, digits and ._-, "
                 f"found {self.kind}/{self.name[:100]}"
@@ -86,6 +86,11 @@ class Layout:
     def is_alias_record(self, path: str) -> bool:
         """Return whether a path is that of a move of an alias."""
         return path.startswith(f"{self.aliases}/") and path.endswith(".json")
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text can name a bank or model."""
+    return _NAME.fullmatch(text) is not None
 
 
 def is_alias(text: str) -> bool:

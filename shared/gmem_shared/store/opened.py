@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from gmem_shared.errors import CorruptVersionError, NotFoundError
+from gmem_shared.errors import CorruptVersionError, NotFoundError, StorageError
 from gmem_shared.store.backends import sync_folder
 from gmem_shared.store.manifest import FileEntry
 from gmem_shared.store.objects import Objects
@@ -65,7 +65,21 @@ class BlobOpener:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def open(self, blob: str, where: str, file: str, entry: FileEntry) -> Path:
-        """Return the path of the verified file; raises `CorruptVersionError`."""
+        """Return the path of the verified file.
+
+        Raises:
+            CorruptVersionError: The file is not the published one.
+            StorageError: It cannot be read, or not be kept in the cache.
+        """
+        try:
+            return self._open(blob, where, file, entry)
+        except OSError as error:
+            raise StorageError(
+                f"{where}: file {file!r} cannot be used on this machine: {error}; check the "
+                f"permissions and the free space there"
+            ) from error
+
+    def _open(self, blob: str, where: str, file: str, entry: FileEntry) -> Path:
         in_place = self._objects.local_path(blob)
         if in_place is not None:
             self._verifier.check(in_place, where, file, entry)

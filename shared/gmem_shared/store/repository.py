@@ -26,6 +26,7 @@ from gmem_shared.store.verify import check_object
 from gmem_shared.store.version import LogRecord, Version
 
 _log = structlog.get_logger(__name__)
+_NUMBER = re.compile(r"[0-9]{1,20}")
 _DIGEST_PREFIX = re.compile(r"sha256-[0-9a-f]{6,64}")
 
 
@@ -121,7 +122,7 @@ class Repository:
         text = str(selector)
         if is_alias(text):
             return self._resolve_alias(text)
-        if text.isdecimal():
+        if _NUMBER.fullmatch(text):
             record = self._shelf.log.find(int(text))
             if record is None:
                 raise self._shelf.unknown(selector)

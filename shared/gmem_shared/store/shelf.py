@@ -63,7 +63,7 @@ class Shelf:
         root, numbers = self.layout.root, self.log.numbers()
         if numbers:
             return UnknownVersionError(
-                f"expected a version of {root}, found {selector!r}: "
+                f"expected a version of {root}, found {selector!r:.100}: "
                 f"it has {numbers[0]} to {numbers[-1]} and the aliases {self.aliases.names()}"
             )
         error = UnknownBankError if self.layout.kind == "banks" else UnknownModelError

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gmem_shared.store.backends import connect
-from gmem_shared.store.layout import Layout
+from gmem_shared.store.layout import Layout, is_name
 from gmem_shared.store.objects import Objects
 from gmem_shared.store.opened import BlobOpener
 from gmem_shared.store.repository import Repository
@@ -48,7 +48,7 @@ class Store:
         return [
             name
             for name in self._objects.folders(kind)
-            if self._objects.scan(Layout(kind, name).log)
+            if is_name(name) and self._objects.scan(Layout(kind, name).log)
         ]
 
     def repository(self, kind: Kind, name: str) -> Repository:

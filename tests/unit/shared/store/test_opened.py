@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from gmem_shared.errors import CorruptVersionError, NotFoundError
+from gmem_shared.errors import CorruptVersionError, NotFoundError, StorageError
 from gmem_shared.store import Repository, Store
 from gmem_shared.store.backends import connect
 from tests.support.stores import Crash, InterruptedObjects, contents, crash
@@ -64,6 +64,15 @@ def test_a_damaged_source_leaves_nothing_in_the_cache(
     with pytest.raises(CorruptVersionError, match="'data', chunk 14 "):
         repository.open(version)
     assert cached(tmp_path / "cache") == []
+
+
+def test_a_cache_that_cannot_be_written_is_a_storage_error(
+    repository: Repository, tmp_path: Path
+) -> None:
+    version = repository.publish(FILES)
+    (tmp_path / "cache").write_bytes(b"no folder")
+    with pytest.raises(StorageError, match=r"digits@1: file .* check the permissions"):
+        repository.open(version)
 
 
 def test_an_open_killed_at_any_step_harms_nothing(

@@ -11,6 +11,7 @@ from gmem_shared.errors import (
     UnknownVersionError,
 )
 from gmem_shared.store import Repository, Store
+from gmem_shared.store.backends import connect
 from gmem_shared.types import Kind, VersionRef
 
 
@@ -30,7 +31,9 @@ def test_a_digest_published_twice_resolves_to_the_newest(repository: Repository)
     assert repository.resolve(first.digest).seq == 2
 
 
-@pytest.mark.parametrize("selector", [0, 2, "sha256-000000", "sha256-", "sha256-xyz", "¼"])
+@pytest.mark.parametrize(
+    "selector", [0, 2, "sha256-000000", "sha256-", "sha256-xyz", "¼", "9" * 30, "9" * 5000]
+)
 def test_an_unknown_version_is_refused(repository: Repository, selector: str | int) -> None:
     repository.publish({"data": b"one"})
     with pytest.raises(UnknownVersionError, match="it has 1 to 1"):
@@ -70,9 +73,10 @@ def test_what_was_never_published_is_unknown(
         repository.latest()
 
 
-def test_names_lists_what_has_a_version(store: Store) -> None:
+def test_names_lists_what_has_a_version(store: Store, url: str) -> None:
     store.repository("banks", "b").publish({"data": b""})
     store.repository("banks", "a").publish({"data": b""})
+    connect(url).write("banks/lost+found/log/1", b"not ours")
     assert store.names("banks") == ["a", "b"]
     assert store.names("models") == []
 
