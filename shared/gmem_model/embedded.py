@@ -24,12 +24,14 @@ _WORKERS = 4
 class EmbeddedBackend:
     """An `EngineHost` behind an asyncio interface.
 
-    Calls that may wait for the store run on a few threads of their own.
+    Calls that may wait for the store run on a few threads of their own, and apart from them those
+    that wait until a version is loaded: neither holds up a task whose version is.
     """
 
     def __init__(self, host: EngineHost) -> None:
         self._host = host
-        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="engine-call")
+        self._readers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="engine-read")
+        self._submitters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="engine-submit")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> EmbeddedBackend:
@@ -50,7 +52,8 @@ class EmbeddedBackend:
     async def close(self) -> None:
         """Finish the accepted tasks and release the engines."""
         await asyncio.to_thread(self._host.close)
-        await asyncio.to_thread(self._pool.shutdown)
+        for pool in (self._readers, self._submitters):
+            await asyncio.to_thread(pool.shutdown)
 
     async def check(self) -> None:
         """Return when a generation would be accepted; raise `NotReadyError` otherwise."""
@@ -58,16 +61,16 @@ class EmbeddedBackend:
 
     async def models(self) -> list[ModelInfo]:
         """Describe the default version of every model in the store."""
-        return await self._run(self._host.models)
+        return await _run(self._readers, self._host.models)
 
     async def describe(self, model: str) -> ModelInfo:
         """Describe one model version."""
-        return await self._run(partial(self._host.describe, model))
+        return await _run(self._readers, partial(self._host.describe, model))
 
     async def generate(self, task: GenerationTask) -> AsyncGenerator[GeneratedImage]:
         """Yield each image as it finishes. Closing the iterator cancels what is left."""
         mailbox = _Mailbox(asyncio.get_running_loop())
-        submission = asyncio.ensure_future(self._run(partial(self._host.submit, task, mailbox)))
+        submission = asyncio.ensure_future(self._submit(task, mailbox))
         try:
             await asyncio.shield(submission)
             while (image := await mailbox.receive()) is not None:
@@ -80,12 +83,9 @@ class EmbeddedBackend:
         if not submission.cancelled() and submission.exception() is None:
             self._host.cancel(task_id)
 
-    async def _run(self, call: Callable[[], Result]) -> Result:
-        try:
-            result = asyncio.get_running_loop().run_in_executor(self._pool, call)
-        except RuntimeError as error:  # closed
-            raise NotReadyError("the engine is shutting down", retry_after_seconds=1.0) from error
-        return await result
+    async def _submit(self, task: GenerationTask, mailbox: _Mailbox) -> None:
+        if not self._host.offer(task, mailbox):
+            await _run(self._submitters, partial(self._host.submit, task, mailbox))
 
 
 class _Mailbox:
@@ -113,3 +113,11 @@ class _Mailbox:
 
     def _put(self, item: GeneratedImage | GmemError | None) -> None:
         self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+
+
+async def _run(pool: ThreadPoolExecutor, call: Callable[[], Result]) -> Result:
+    try:
+        result = asyncio.get_running_loop().run_in_executor(pool, call)
+    except RuntimeError as error:  # closed
+        raise NotReadyError("the engine is shutting down", retry_after_seconds=1.0) from error
+    return await result

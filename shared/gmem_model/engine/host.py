@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import structlog
@@ -93,6 +94,18 @@ class EngineHost:
         if engine is None or not engine.alive:
             raise self._not_ready()
 
+    def offer(self, task: GenerationTask, listener: Listener) -> bool:
+        """Hand a task to the engine of its model if that is loaded; never waits for the store.
+
+        Returns:
+            Whether the task was accepted; if not, `submit` it.
+
+        Raises:
+            GmemError: The task is refused; the listener is not called.
+        """
+        engine = self._fleet.find(Reference.parse(task.model))
+        return engine is not None and engine.submit(task, listener)
+
     def submit(self, task: GenerationTask, listener: Listener) -> None:
         """Hand a task to the engine of its model; blocks while a version is loaded.
 
@@ -100,7 +113,10 @@ class EngineHost:
             GmemError: The task is refused; the listener is not called.
         """
         reference = Reference.parse(task.model)
-        while not self._engine(reference).submit(task, listener):
+        arrived = time.monotonic()
+        while not self._engine(reference).submit(
+            _after(time.monotonic() - arrived, task), listener
+        ):
             self._refuse_if_stopped()
 
     def cancel(self, task_id: str) -> None:
@@ -210,3 +226,10 @@ class EngineHost:
             if before is None or before.detail != error.detail:
                 log.warning("engine.alias.stuck", model=str(reference), error=error.detail)
             self._problems[reference] = error
+
+
+def _after(seconds: float, task: GenerationTask) -> GenerationTask:
+    """Return a task as it is when it has waited: its deadline is nearer."""
+    if task.deadline_seconds is None:
+        return task
+    return replace(task, deadline_seconds=task.deadline_seconds - seconds)

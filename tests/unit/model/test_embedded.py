@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from gmem_model.embedded import EmbeddedBackend
+from gmem_model.engine import loader, models
 from gmem_model.engine.host import EngineHost
+from gmem_model.sit import SiT
 from gmem_shared.errors import (
     DeadlineExceededError,
     EncoderMismatchError,
     NotReadyError,
     UnknownModelError,
 )
+from gmem_shared.model_config import ModelConfig
 from gmem_shared.ports import Backend
 from gmem_shared.settings import EngineSettings
-from gmem_shared.store import Store
+from gmem_shared.store import OpenVersion, Store
 from gmem_shared.types import GeneratedImage
-from tests.support.engine import eventually, is_ready, make_task
+from tests.support.engine import PATIENCE_SECONDS, eventually, is_ready, make_task
 from tests.support.models import publish_tiny_model
 
 
@@ -31,8 +35,12 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-async def backend(tmp_path: Path, registry: CollectorRegistry) -> AsyncIterator[Backend]:
-    store = Store.from_url(str(tmp_path), cache_dir=tmp_path)
+def store(tmp_path: Path) -> Store:
+    return Store.from_url(str(tmp_path), cache_dir=tmp_path)
+
+
+@pytest.fixture
+async def backend(store: Store, registry: CollectorRegistry) -> AsyncIterator[Backend]:
     publish_tiny_model(store)
     host = EngineHost(
         store,
@@ -46,6 +54,27 @@ async def backend(tmp_path: Path, registry: CollectorRegistry) -> AsyncIterator[
     await asyncio.to_thread(eventually, lambda: is_ready(host))
     yield backend
     await backend.close()
+
+
+class HeldLoading:
+    """Loads no network until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, opened: OpenVersion, config: ModelConfig) -> SiT:
+        self.begun.set()
+        assert self.go.wait(PATIENCE_SECONDS)
+        return models.open_network(opened, config)
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldLoading]:
+    held = HeldLoading()
+    monkeypatch.setattr(loader, "open_network", held)
+    yield held
+    held.go.set()
 
 
 async def collect(images: AsyncIterator[GeneratedImage]) -> list[GeneratedImage]:
@@ -116,6 +145,37 @@ async def test_closing_lets_running_tasks_finish(backend: Backend) -> None:
     await backend.close()
     rest = await collect(images)
     assert len({first.position, *(image.position for image in rest)}) == 100
+
+
+async def test_tasks_that_wait_for_a_version_hold_up_no_other(
+    backend: Backend, store: Store, loading: HeldLoading
+) -> None:
+    publish_tiny_model(store, name="cold")
+    waiting = [
+        asyncio.create_task(collect(backend.generate(make_task(model="cold")))) for _ in range(20)
+    ]
+    await asyncio.to_thread(loading.begun.wait)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await backend.describe("tiny")).version.name == "tiny"
+            assert await collect(backend.generate(make_task()))
+        assert not any(task.done() for task in waiting)
+    finally:
+        loading.go.set()
+    assert all(await asyncio.gather(*waiting))
+
+
+async def test_a_deadline_passes_while_a_version_is_loaded(
+    backend: Backend, store: Store, loading: HeldLoading
+) -> None:
+    publish_tiny_model(store, name="cold")
+    task = make_task(model="cold", deadline_seconds=0.05)
+    waiting = asyncio.create_task(collect(backend.generate(task)))
+    await asyncio.to_thread(loading.begun.wait)
+    await asyncio.sleep(0.05)
+    loading.go.set()
+    with pytest.raises(DeadlineExceededError):
+        await waiting
 
 
 async def test_a_closed_backend_refuses(backend: Backend) -> None:
