@@ -17,9 +17,11 @@ from gmem_shared import telemetry
 from gmem_shared.errors import (
     CorruptVersionError,
     GmemError,
+    InternalError,
     NotReadyError,
     StorageError,
     UnknownBankError,
+    UnsupportedVersionError,
     from_problem,
     to_problem,
 )
@@ -37,13 +39,11 @@ class Target:
     """What an alias serves.
 
     Attributes:
-        record: Where the alias points.
         snapshot: What is served: the version it points to or, when that was refused, the one
             before; ``None`` when there is neither.
         error: Why the version it points to is not served.
     """
 
-    record: AliasRecord
     snapshot: Snapshot | None
     error: GmemError | None = None
 
@@ -57,7 +57,9 @@ class BankHost:
 
     The table of aliases is an immutable value: a request reads it once, a swap replaces it by one
     assignment, after the new version was verified and mapped. When the store is away everything
-    that is open goes on being served.
+    that is open goes on being served, and what is not open is refused at once, so that no thread
+    waits for the store. Nor is a bank dropped that is gone from the store: no alias is ever
+    deleted, so an empty folder is a lost one.
 
     Args:
         store: Where the versions are.
@@ -151,6 +153,8 @@ class BankHost:
         snapshot = self._snapshots.find(reference.name, reference.selector)
         if snapshot is not None:
             return snapshot
+        if isinstance(self._store_error, StorageError):
+            raise _again(self._store_error)
         repository = self._store.repository("banks", reference.name)
         return self._snapshots.get(repository.resolve(reference.selector))
 
@@ -196,7 +200,8 @@ class BankHost:
             StorageError: The store does not answer; what was served still is.
         """
         with self._refreshing:
-            targets = {name: self._read_bank(name) for name in self._store.names("banks")}
+            names = {*self._store.names("banks"), *self._targets}
+            targets = {name: self._read_bank(name) for name in sorted(names)}
             previous, self._targets = self._targets, targets
             self._scanned, self._store_error = True, None
             served = [target.snapshot for bank in targets.values() for target in bank.values()]
@@ -205,20 +210,25 @@ class BankHost:
 
     def _read_bank(self, name: str) -> dict[str, Target]:
         repository = self._store.repository("banks", name)
-        served = self._targets.get(name, {})
-        return {
+        served = {alias: target.snapshot for alias, target in self._targets.get(name, {}).items()}
+        try:
+            records = repository.aliases()
+        except (CorruptVersionError, UnsupportedVersionError) as error:
+            # The other banks are none the worse.
+            return {alias: Target(served.get(alias), error) for alias in served or [DEFAULT_ALIAS]}
+        lost = StorageError("gone from the store; restore it there, or restart to forget it")
+        return {alias: Target(kept, lost) for alias, kept in served.items() if kept} | {
             alias: self._target(repository, record, served.get(alias))
-            for alias, record in repository.aliases().items()
+            for alias, record in records.items()
         }
 
-    def _target(self, repository: Repository, record: AliasRecord, served: Target | None) -> Target:
-        if served and served.record.seq == record.seq and served.error is None:
-            return Target(record, served.snapshot)
+    def _target(self, repository: Repository, record: AliasRecord, kept: Snapshot | None) -> Target:
+        if kept and (kept.version.seq, kept.version.digest) == (record.seq, record.digest):
+            return Target(kept)
         try:
-            version = repository.resolve(str(record.seq))
-            return Target(record, self._snapshots.get(version))
+            return Target(self._snapshots.get(repository.resolve(record.seq)))
         except GmemError as error:
-            return Target(record, served.snapshot if served else None, error)
+            return Target(kept, error)
 
     def _open(self, version: Version) -> Snapshot:
         try:
@@ -252,6 +262,9 @@ class BankHost:
             except GmemError as error:
                 self._store_error = error
                 _log.warning("bank.refresh.failed", error=error.detail)
+            except Exception:  # noqa: BLE001 (a defect must not end the watch unnoticed)
+                self._store_error = InternalError("a defect; the log of the bank has the details")
+                _log.exception("bank.refresh.failed")
             self._stopped.wait(self._poll_seconds * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
 
     def _renew_leases(self) -> None:
@@ -261,7 +274,10 @@ class BankHost:
             return
         for name in {ref.name for ref in refs}:
             digests = [ref.digest for ref in refs if ref.name == name]
-            self._store.repository("banks", name).lease(self._holder, digests, _LEASE)
+            try:
+                self._store.repository("banks", name).lease(self._holder, digests, _LEASE)
+            except GmemError as error:  # the other banks are none the worse
+                _log.warning("bank.lease.failed", bank=name, error=error.detail)
         self._leased, self._lease_until = refs, now + _LEASE.total_seconds()
 
     def _release_leases(self) -> None:

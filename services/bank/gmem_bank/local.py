@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class LocalBank:
             poll_seconds=settings.store.poll_seconds,
             max_open_versions=settings.bank.max_open_versions,
             registry=registry,
-            holder=f"bank-{socket.gethostname()}-{os.getpid()}",
+            holder=f"bank-{socket.gethostname()}-{uuid4().hex[:12]}",
         )
         self.service = BankService(self.host, max_rows=settings.bank.max_rows, registry=registry)
         self.pool = ThreadPoolExecutor(

@@ -14,6 +14,7 @@ from gmem_bank.host import BankHost
 from gmem_bank.snapshots import Snapshot, SnapshotCache, open_snapshot
 from gmem_shared.bank_format import DRAW, SNIPPETS
 from gmem_shared.errors import (
+    ConflictError,
     CorruptVersionError,
     GmemError,
     NotReadyError,
@@ -198,6 +199,110 @@ def test_everything_open_is_served_while_the_store_is_away(
     host.check()
     with pytest.raises(StorageError):
         host.resolve("digits@staging")
+
+
+def test_a_store_that_is_away_is_not_asked_by_requests(
+    store: Store, make_host: Callable[..., BankHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    banks.publish(store)
+    banks.publish(store, **banks.features(seed=1))
+    host = make_host()
+
+    def away(*_: object) -> Any:
+        raise StorageError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "names", away)
+        host.start()
+        wait_until(lambda: bool(host.problems()))
+        with pytest.raises(StorageError, match="the store is away"):
+            host.resolve("digits@1")
+    wait_until(lambda: not host.problems())
+    assert host.resolve("digits@1").version.seq == 1
+
+
+def test_banks_of_an_emptied_store_are_still_served(
+    store: Store, tmp_path: Path, make_host: Callable[..., BankHost]
+) -> None:
+    banks.publish(store)
+    host = make_host()
+    host.refresh()
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    host.refresh()
+    assert host.resolve("digits").version.seq == 1
+    assert host.problems() == [
+        "digits@production: gone from the store; restore it there, or restart to forget it"
+    ]
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    host.refresh()
+    assert host.problems() == []
+
+
+def test_a_store_made_anew_is_followed(
+    store: Store, tmp_path: Path, make_host: Callable[..., BankHost]
+) -> None:
+    banks.publish(store)
+    host = make_host()
+    host.refresh()
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    other = banks.publish(store, **banks.features(seed=1))
+    host.refresh()
+    assert host.resolve("digits").version == other.ref
+
+
+def test_a_damaged_alias_of_one_bank_leaves_the_others_alone(
+    store: Store, tmp_path: Path, make_host: Callable[..., BankHost]
+) -> None:
+    for name in ("damaged", "digits"):
+        banks.publish(store, name)
+    (record,) = (tmp_path / "store/banks/damaged/aliases/production").iterdir()
+    record.write_bytes(b"{}")
+    host = make_host()
+    host.refresh()
+    assert host.resolve("digits").version.seq == 1
+    with pytest.raises(CorruptVersionError, match="aliases/production"):
+        host.resolve("damaged")
+    assert [problem.partition(":")[0] for problem in host.problems()] == ["damaged@production"]
+
+
+def test_the_watch_outlives_a_defect(
+    store: Store, make_host: Callable[..., BankHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    banks.publish(store)
+    host = make_host()
+
+    def broken(kind: str) -> Any:
+        raise RuntimeError("secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "names", broken)
+        host.start()
+        wait_until(lambda: bool(host.problems()))
+        with pytest.raises(NotReadyError, match="the log of the bank has the details"):
+            host.check()
+    wait_until(lambda: not host.problems())
+    host.check()
+
+
+def test_a_refused_lease_leaves_the_bank_served_and_the_others_leased(
+    store: Store, make_host: Callable[..., BankHost]
+) -> None:
+    for name in ("digits", "faces"):
+        banks.publish(store, name)
+    leased: list[str] = []
+    repositories = {name: store.repository("banks", name) for name in ("digits", "faces")}
+
+    def refuse(*_: object) -> Any:
+        raise ConflictError("about to be deleted")
+
+    repositories["digits"].lease = refuse  # type: ignore[method-assign]
+    repositories["faces"].lease = lambda *_: leased.append("faces")  # type: ignore
+    store.repository = lambda kind, name: repositories[name]  # type: ignore
+    host = make_host()
+    host.start()
+    wait_until(lambda: leased == ["faces"])
+    assert host.problems() == []
+    assert host.resolve("digits").version.seq == 1
 
 
 @pytest.mark.parametrize(
