@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,9 +16,13 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 import gmem_generator
+from gmem_model.engine import loader
 from gmem_shared import triton_io
 from gmem_shared.errors import CancelledError
-from gmem_shared.types import GeneratedImage, VersionRef
+from gmem_shared.store import Store
+from gmem_shared.types import GeneratedImage, GenerationTask, VersionRef
+from tests.support.engine import PATIENCE_SECONDS, eventually, is_ready, make_task
+from tests.support.models import publish_tiny_model
 
 FOLDER = Path(gmem_generator.__file__).parents[1] / "model_repository" / triton_io.MODEL_NAME / "1"
 FINAL = 1
@@ -58,10 +63,11 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         TritonError=FakeTritonError,
         MetricFamily=FakeMetricFamily,
+        get_input_tensor_by_name=lambda request, name: request.tensors.get(name),
     )
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
     monkeypatch.syspath_prepend(FOLDER)
-    names = ("replies", "mirror")
+    names = ("replies", "mirror", "model")
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in names:
         del sys.modules[name]
@@ -173,3 +179,130 @@ def test_a_histogram_is_mirrored_as_its_series(beside) -> None:
         ("h_count",): 1,
         ("h_sum",): 1.5,
     }
+
+
+class Sender(HeldSender):
+    """A response sender that holds up nothing, and whose client can go away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go.set()
+        self.gone = False
+
+    def is_cancelled(self) -> bool:
+        return self.gone
+
+    @property
+    def ended(self) -> bool:
+        return any(flags == FINAL for _, flags in self.sent)
+
+    @property
+    def code(self) -> str:
+        """The code of the error that ended the reply."""
+        response, flags = self.sent[-1]
+        assert flags == FINAL
+        return str(json.loads(response.error.message)["code"])
+
+
+class Tensor:
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def as_numpy(self) -> Any:
+        return self.array
+
+
+def ask(model: Any, operation: triton_io.Operation, task: GenerationTask | None = None) -> Sender:
+    """Have the model execute one request."""
+    arrays: dict[str, Any] = {
+        triton_io.OPERATION: np.array([operation.model_dump_json().encode()], object)
+    }
+    if task is not None:
+        arrays |= {
+            triton_io.SNIPPETS: task.snippets,
+            triton_io.SEEDS: task.seeds,
+            triton_io.INDICES: task.indices,
+        }
+    tensors = {name: Tensor(array) for name, array in arrays.items()}
+    sender = Sender()
+    model.execute([SimpleNamespace(tensors=tensors, get_response_sender=lambda: sender)])
+    return sender
+
+
+def generate(model: Any, /, **changes: Any) -> Sender:
+    task = make_task(**changes)
+    operation = triton_io.Generate(
+        id=task.id, model=task.model, encoder=task.encoder, num_steps=task.num_steps
+    )
+    return ask(model, operation, task)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.from_url(str(tmp_path), cache_dir=tmp_path)
+
+
+@pytest.fixture
+def model(
+    beside: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """The model as Triton runs it, over a store with a tiny network."""
+    publish_tiny_model(store)
+    monkeypatch.setenv("GMEM_STORE__URL", str(tmp_path))
+    monkeypatch.setenv("GMEM_GENERATOR__DEFAULT_MODEL", "tiny")
+    monkeypatch.setattr(beside.model.logs, "configure", lambda _: None)
+    made = beside.model.TritonPythonModel()
+    made.initialize({})
+    eventually(lambda: is_ready(made._host))
+    yield made
+    made.finalize()
+
+
+def test_a_client_that_went_away_is_noticed_although_metrics_fail(model, monkeypatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("no metrics")
+
+    monkeypatch.setattr(model._metrics, "update", broken)
+    sender = generate(model, n=64, num_steps=1000)
+    sender.gone = True
+    eventually(lambda: sender.ended)
+    assert sender.code == "cancelled"
+
+
+def test_an_id_is_free_again_when_its_task_has_ended(model) -> None:
+    first = generate(model, id="same", n=64, num_steps=1000)
+    refused = generate(model, id="same")
+    eventually(lambda: refused.ended)
+    assert refused.code == "conflict"
+    ask(model, triton_io.Cancel(id="same"))
+    eventually(lambda: first.ended)
+    second = generate(model, id="same", num_steps=1)
+    eventually(lambda: second.ended)
+    assert positions(second.sent[0][0]) == [0]
+
+
+def test_what_waits_for_a_version_holds_up_nothing_and_can_be_cancelled(
+    model, store, monkeypatch
+) -> None:
+    go, open_network = threading.Event(), loader.open_network
+
+    def held(*args: Any) -> Any:
+        assert go.wait(PATIENCE_SECONDS)
+        return open_network(*args)
+
+    monkeypatch.setattr(loader, "open_network", held)
+    publish_tiny_model(store, name="cold")
+    waiting = [
+        generate(model, id=f"cold-{i}", model="cold", n=64, num_steps=1000) for i in range(40)
+    ]
+    loaded = generate(model, num_steps=1)
+    described = ask(model, triton_io.Describe(model="tiny"))
+    try:
+        eventually(lambda: loaded.ended and described.ended)
+        assert not any(sender.ended for sender in waiting)
+        for i in range(len(waiting)):
+            ask(model, triton_io.Cancel(id=f"cold-{i}"))
+    finally:
+        go.set()
+    eventually(lambda: all(sender.ended for sender in waiting))
+    assert {sender.code for sender in waiting} == {"cancelled"}

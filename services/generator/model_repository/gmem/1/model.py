@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,12 @@ from gmem_shared import logs, triton_io
 from gmem_shared.errors import ConflictError, GmemError, InternalError, InvalidRequestError
 from gmem_shared.settings import Settings
 from gmem_shared.store import Store
-from gmem_shared.types import GenerationTask
+from gmem_shared.types import GenerationTask, ModelInfo
 
 log = structlog.get_logger(__name__)
 
-LOADING_THREADS = 16
-"""Calls that may wait for a version to load before others queue behind them."""
+CALL_THREADS = 4
+"""Threads for calls that wait for the store, and as many for those that wait for a version."""
 
 TICK_SECONDS = 0.25
 """How often vanished clients are looked for and metrics copied."""
@@ -50,9 +50,11 @@ class TritonPythonModel:
         )
         self._host.start()
         self._metrics = MetricsMirror(registry)
+        self._lock = Lock()  # guards the replies
         self._replies: dict[str, Reply] = {}
         self._outbox = Outbox()
-        self._pool = ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="loading")
+        self._readers = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="reading")
+        self._submitters = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="submitting")
         self._stopping = Event()
         self._ticker = Thread(target=self._tick, name="ticker")
         self._ticker.start()
@@ -65,7 +67,8 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Let the engine end what it began; Triton has stopped accepting requests."""
-        self._pool.shutdown()
+        self._readers.shutdown()
+        self._submitters.shutdown()
         self._host.close()
         self._stopping.set()
         self._ticker.join()
@@ -82,33 +85,33 @@ class TritonPythonModel:
                 self._host.check()
                 reply.answer(triton_io.MODEL_INFOS.dump_json([]))
             case triton_io.Describe(model=model):
-                self._in_pool(reply, lambda: self._answer(reply, [self._host.describe(model)]))
+                self._read(reply, lambda: [self._host.describe(model)])
             case triton_io.Models():
-                self._in_pool(reply, lambda: self._answer(reply, self._host.models()))
+                self._read(reply, self._host.models)
 
     def _generate(self, task: GenerationTask, reply: Reply) -> None:
-        if task.id in self._replies and not self._replies[task.id].ended:
-            raise ConflictError(f"task {task.id!r} is running already; give each task its own id")
-        self._replies[task.id] = reply
-
-        def submit() -> None:
-            self._host.submit(task, reply)
-            if reply.abandoned:  # cancelled while the version was loading
-                self._host.cancel(task.id)
-
-        self._in_pool(reply, submit)
+        with self._lock:
+            present = self._replies.get(task.id)
+            if present is not None and not present.ended:
+                raise ConflictError(
+                    f"task {task.id!r} is running already; give each task its own id"
+                )
+            self._replies[task.id] = reply
+        if not self._host.offer(task, reply):
+            self._submitters.submit(self._guard, reply, lambda: self._host.submit(task, reply))
 
     def _cancel(self, task_id: str) -> None:
-        reply = self._replies.get(task_id)
+        with self._lock:
+            reply = self._replies.get(task_id)
         if reply is not None:
             reply.abandoned = True
             self._host.cancel(task_id)
 
-    def _answer(self, reply: Reply, models: list[Any]) -> None:
-        reply.answer(triton_io.MODEL_INFOS.dump_json(models))
+    def _read(self, reply: Reply, call: Callable[[], list[ModelInfo]]) -> None:
+        def answer() -> None:
+            reply.answer(triton_io.MODEL_INFOS.dump_json(call()))
 
-    def _in_pool(self, reply: Reply, call: Callable[[], None]) -> None:
-        self._pool.submit(self._guard, reply, call)
+        self._readers.submit(self._guard, reply, answer)
 
     def _guard(self, reply: Reply, call: Callable[[], None]) -> None:
         try:
@@ -121,13 +124,22 @@ class TritonPythonModel:
 
     def _tick(self) -> None:
         while not self._stopping.wait(TICK_SECONDS):
-            self._metrics.update()
-            for task_id, reply in list(self._replies.items()):
-                if reply.ended:
-                    self._replies.pop(task_id)
-                elif not reply.abandoned and reply.client_gone():
-                    log.info("triton.client.gone", task=task_id)
-                    self._cancel(task_id)
+            for chore in (self._end_abandoned, self._metrics.update):
+                try:
+                    chore()
+                except Exception:  # the next time may go well, and the other chore has to go on
+                    log.exception("triton.tick.failed")
+
+    def _end_abandoned(self) -> None:
+        with self._lock:
+            self._replies = {key: reply for key, reply in self._replies.items() if not reply.ended}
+            replies = list(self._replies.items())
+        for task_id, reply in replies:
+            if not reply.abandoned and reply.client_gone():
+                log.info("triton.client.gone", task=task_id)
+                reply.abandoned = True
+            if reply.abandoned:  # perhaps its version was still loading when it was cancelled
+                self._host.cancel(task_id)
 
 
 def _operation(request: Any) -> triton_io.Operation:
