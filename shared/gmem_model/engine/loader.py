@@ -45,10 +45,9 @@ class Loader:
         return self._store.names("models")
 
     def repository(self, name: str) -> Repository:
-        """Return a model's versions; always the same object, which remembers what it listed."""
-        if name not in self._repositories:
-            self._repositories[name] = self._store.repository("models", name)
-        return self._repositories[name]
+        """Return a model's versions; the same object each time, as it remembers what it listed."""
+        repository = self._repositories.get(name)
+        return repository or self._store.repository("models", name)
 
     def resolve(self, reference: Reference) -> Version:
         """Return the version that a reference leads to now.
@@ -57,7 +56,10 @@ class Loader:
             NotFoundError: No such model, alias or version.
             StorageError: The store does not answer.
         """
-        return self.repository(reference.name).resolve(reference.selector)
+        repository = self.repository(reference.name)
+        version = repository.resolve(reference.selector)
+        self._repositories[reference.name] = repository  # only now: callers may invent names
+        return version
 
     def config(self, version: Version) -> ModelConfig:
         """Return a version's configuration.

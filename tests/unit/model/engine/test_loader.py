@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from gmem_model.engine.loader import REFUSED_SECONDS, Loader
 from gmem_model.engine.metrics import EngineMetrics
-from gmem_shared.errors import CorruptVersionError
+from gmem_shared.errors import CorruptVersionError, UnknownModelError
 from gmem_shared.settings import EngineSettings
 from gmem_shared.store import Store, Version
 from gmem_shared.types import Reference
@@ -76,3 +76,13 @@ def test_the_configuration_is_read_without_loading_the_network(
     version = publish_tiny_model(store, encoder="some-encoder")
     assert loader.config(version).encoder == "some-encoder"
     assert loader.names() == ["tiny"]
+
+
+def test_names_that_callers_invent_are_not_remembered(store: Store, loader: Loader) -> None:
+    publish_tiny_model(store)
+    for name in ("invented", "made-up"):
+        with pytest.raises(UnknownModelError):
+            loader.resolve(Reference(name))
+    loader.resolve(Reference("tiny"))
+    assert loader.repository("tiny") is loader.repository("tiny")
+    assert loader.repository("invented") is not loader.repository("invented")
