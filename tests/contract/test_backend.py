@@ -15,6 +15,7 @@ from gmem_shared.errors import (
     EncoderMismatchError,
     GmemError,
     InvalidRequestError,
+    NotReadyError,
     OutOfRangeError,
     UnknownModelError,
     UnknownSamplerError,
@@ -182,3 +183,11 @@ async def test_a_task_ends_at_its_deadline(backend) -> None:
 async def test_unknown_models_are_not_described(backend) -> None:
     with pytest.raises(UnknownModelError):
         await backend.describe("nobody")
+
+
+async def test_a_closed_backend_says_so(backend) -> None:
+    await backend.close()
+    with pytest.raises(NotReadyError):
+        await backend.check()
+    with pytest.raises(NotReadyError):
+        await images_of(backend, make_task())

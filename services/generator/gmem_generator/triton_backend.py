@@ -75,11 +75,13 @@ class TritonBackend:
         self._stub = GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:
-        """Let the tasks in flight end, then close the channel."""
+        """Take nothing more, let the tasks in flight end, then close the channel."""
+        channel, self._channel = self._channel, None
+        self._checked = float("-inf")
         if self._readers:
             await asyncio.wait(self._readers)
-        if self._channel is not None:
-            await self._channel.close(None)
+        if channel is not None:
+            await channel.close(None)
 
     async def check(self) -> None:
         """Return when a generation would be accepted.
@@ -145,7 +147,10 @@ class TritonBackend:
 
     def _stream(self) -> TritonStream:
         if self._channel is None:
-            raise NotReadyError("the connection to Triton was not opened; await start() first")
+            raise NotReadyError(
+                "expected a started backend, found one that was not started or is shutting down",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
         if self._current is None or not self._current.accepting:
             heartbeat = _request(triton_io.Check())
             self._current = TritonStream(self._stub, heartbeat, self._heartbeat_seconds)
