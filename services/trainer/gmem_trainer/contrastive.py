@@ -26,14 +26,16 @@ class EncoderRecipe:
     name: str
     width: int = 16
     dimension: int = 64
-    steps: int = 150
+    steps: int = 120
     batch_size: int = 256
     learning_rate: float = 5e-3
     temperature: float = 0.3
-    max_rotation_degrees: float = 15.0
+    max_warp: float = 0.3
+    """Largest change of an entry of the 2x2 matrix that maps the image plane to itself."""
     max_shift_pixels: float = 1.0
-    max_scale: float = 0.15
-    noise: float = 0.3
+    max_gain: float = 0.3
+    """Largest relative change of the strength of the stroke."""
+    noise: float = 0.2
 
 
 def train_encoder(pixels: NDArray[np.float32], recipe: EncoderRecipe, seed: int) -> SnippetEncoder:
@@ -79,17 +81,17 @@ def nt_xent(projections: Tensor, temperature: float) -> Tensor:
 
 
 def distort(images: Tensor, recipe: EncoderRecipe, random: torch.Generator) -> Tensor:
-    """Rotate, scale, shift and add noise, differently for each image ``(n, c, side, side)``."""
-
-    def uniform(limit: float) -> Tensor:
-        return (torch.rand(len(images), generator=random) * 2 - 1) * limit
-
-    angle = uniform(math.radians(recipe.max_rotation_degrees))
-    scale = 1 + uniform(recipe.max_scale)
+    """Return images ``(n, c, side, side)``, each moved, strengthened and disturbed differently."""
     shift = 2 * recipe.max_shift_pixels / images.shape[-1]
-    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    affine = torch.stack([cos, -sin, uniform(shift), sin, cos, uniform(shift)], dim=1)
-    grid = functional.affine_grid(affine.view(-1, 2, 3), list(images.shape), align_corners=False)
+    limits = torch.tensor([recipe.max_warp, recipe.max_warp, shift]).repeat(2, 1)
+    change = (torch.rand(len(images), 2, 3, generator=random) * 2 - 1) * limits
+    affine = torch.eye(2, 3) + change
+    grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
     # Padding is zero; background is -1, so the image is moved by one and back.
-    moved = functional.grid_sample(images + 1, grid, align_corners=False) - 1
-    return moved + recipe.noise * torch.randn(moved.shape, generator=random)
+    moved = functional.grid_sample(images + 1, grid, align_corners=False)
+    gain = torch.rand(len(images), 1, 1, 1, generator=random) * 2 - 1
+    return (
+        (1 + recipe.max_gain * gain) * moved
+        - 1
+        + recipe.noise * torch.randn(moved.shape, generator=random)
+    )

@@ -29,7 +29,7 @@ Report = Callable[[int, float], None]
 class TrainingRecipe:
     """How the network is trained."""
 
-    steps: int = 500
+    steps: int = 350
     batch_size: int = 128
     learning_rate: float = 6e-3
     warmup_steps: int = 20

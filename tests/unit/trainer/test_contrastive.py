@@ -9,7 +9,7 @@ from gmem_trainer.contrastive import EncoderRecipe, distort, nt_xent, train_enco
 from gmem_trainer.data import digits
 from gmem_trainer.encoder import embed, encoder_files
 
-STILL = EncoderRecipe("still", max_rotation_degrees=0, max_shift_pixels=0, max_scale=0, noise=0)
+STILL = EncoderRecipe("still", max_warp=0, max_shift_pixels=0, max_gain=0, noise=0)
 
 
 def test_loss_of_indistinguishable_views_is_that_of_guessing() -> None:
@@ -42,7 +42,7 @@ def test_shifting_brings_in_background() -> None:
 
 def test_each_image_is_distorted_in_its_own_way() -> None:
     images = digits(0).train.pixels[:1].repeat(4, axis=0)
-    recipe = dataclasses.replace(STILL, max_rotation_degrees=30)
+    recipe = dataclasses.replace(STILL, max_warp=0.3)
     views = distort(torch.from_numpy(images), recipe, torch.Generator().manual_seed(0))
     assert len(torch.unique(views.flatten(1), dim=0)) == 4
 
