@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from safetensors.numpy import save
@@ -18,6 +18,7 @@ from gmem_bank.schemas import (
     BankAnswer,
     DrawBody,
     GatherBody,
+    Int64,
     ReadyAnswer,
     SearchAnswer,
     SearchBody,
@@ -54,6 +55,18 @@ def _bank(request: Request) -> LocalBank:
 
 Bank = Annotated[LocalBank, Depends(_bank)]
 
+# Documented, not enforced: what reads a reference describes a bad one better than a pattern.
+_NAME, _SELECTOR = "[a-z0-9][a-z0-9._-]{0,62}", "[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
+Name = Annotated[str, Path(examples=["digits"], json_schema_extra={"pattern": f"^{_NAME}$"})]
+Selector = Annotated[str, Path(examples=["3"], json_schema_extra={"pattern": f"^{_SELECTOR}$"})]
+Reference = Annotated[
+    str,
+    Path(
+        examples=["digits", "digits@production", "digits@3"],
+        json_schema_extra={"pattern": f"^{_NAME}(@{_SELECTOR})?$"},
+    ),
+]
+
 _banks = APIRouter(prefix="/v1/banks", tags=["banks"], route_class=problems.LimitedRoute)
 _health = APIRouter(tags=["operation"])
 
@@ -65,46 +78,48 @@ async def list_banks(source: Bank) -> list[BankAnswer]:
 
 
 @_banks.get("/{bank}")
-async def describe(source: Bank, bank: str) -> BankAnswer:
+async def describe(source: Bank, bank: Reference) -> BankAnswer:
     """Describe one version, e.g. ``digits``, ``digits@3``."""
     return BankAnswer.of(await source.describe(bank))
 
 
 @_banks.get("/{bank}/versions")
-async def list_versions(source: Bank, bank: str) -> list[VersionRecordAnswer]:
+async def list_versions(source: Bank, bank: Name) -> list[VersionRecordAnswer]:
     """List the versions of a bank, oldest first."""
     found = await source.run(source.service.versions, bank)
     return [VersionRecordAnswer.of(published) for published in found]
 
 
 @_banks.get("/{bank}/versions/{version}")
-async def describe_version(source: Bank, bank: str, version: str) -> BankAnswer:
+async def describe_version(source: Bank, bank: Name, version: Selector) -> BankAnswer:
     """Describe one version by alias, number or digest."""
     return BankAnswer.of(await source.describe(f"{bank}@{version}"))
 
 
 @_banks.post("/{bank}/draw", response_model=SnippetsAnswer, responses=_ROWS)
-async def draw(source: Bank, bank: str, body: DrawBody, request: Request) -> Response:
+async def draw(source: Bank, bank: Reference, body: DrawBody, request: Request) -> Response:
     """Draw rows for one or several requests, all from one version."""
     specs = [spec.to_spec() for spec in body.specs]
-    return _rows(request, *await source.run(source.service.draw, bank, specs))
+    snippets, counts = await source.run(source.service.draw, bank, specs)
+    return await source.run(_rows, request, snippets, counts)
 
 
 @_banks.post("/{bank}/gather", response_model=SnippetsAnswer, responses=_ROWS)
-async def gather(source: Bank, bank: str, body: GatherBody, request: Request) -> Response:
+async def gather(source: Bank, bank: Reference, body: GatherBody, request: Request) -> Response:
     """Return the named rows in the order asked for."""
     snippets = await source.gather(bank, body.rows)
-    return _rows(request, snippets, [len(snippets)])
+    return await source.run(_rows, request, snippets, [len(snippets)])
 
 
 @_banks.get("/{bank}/snippets/{row}", response_model=SnippetsAnswer, responses=_ROWS)
-async def snippet(source: Bank, bank: str, row: int, request: Request) -> Response:
+async def snippet(source: Bank, bank: Reference, row: Int64, request: Request) -> Response:
     """Return one row."""
-    return _rows(request, await source.gather(bank, [row]), [1])
+    snippets = await source.gather(bank, [row])
+    return await source.run(_rows, request, snippets, [1])
 
 
 @_banks.post("/{bank}/search")
-async def search(source: Bank, bank: str, body: SearchBody) -> SearchAnswer:
+async def search(source: Bank, bank: Reference, body: SearchBody) -> SearchAnswer:
     """Return the rows most similar to each query."""
     if len({len(query) for query in body.queries}) > 1:
         raise InvalidRequestError("queries: expected vectors of one length")
@@ -113,7 +128,7 @@ async def search(source: Bank, bank: str, body: SearchBody) -> SearchAnswer:
 
 
 @_banks.put("/{bank}/aliases/{alias}")
-async def set_alias(source: Bank, bank: str, alias: str, body: AliasBody) -> AliasAnswer:
+async def set_alias(source: Bank, bank: Name, alias: str, body: AliasBody) -> AliasAnswer:
     """Point an alias to a version; it is opened first and served at once."""
     record = await source.run(source.service.set_alias, bank, alias, body.selector, body.reason)
     version = VersionAnswer.of(VersionRef(bank, record.seq, record.digest))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Coroutine
+import reprlib
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from gmem_shared.errors import (
+    CancelledError,
     GmemError,
     InternalError,
     InvalidRequestError,
@@ -31,21 +34,28 @@ class LimitedRoute(APIRoute):
     """A route that reads at most `MESSAGE_BYTES` of body, announced or not."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap FastAPI's handler; raises `TooLargeError`."""
+        """Wrap FastAPI's handler; raises `TooLargeError` or `CancelledError`."""
         handle = super().get_route_handler()
 
         async def handle_limited(request: Request) -> Response:
-            body = bytearray()
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MESSAGE_BYTES:
-                    raise TooLargeError(
-                        f"expected a body of at most {MESSAGE_BYTES} bytes, found a larger one"
-                    )
-            request._body = bytes(body)
+            request._body = await _read(request)
             return await handle(request)
 
         return handle_limited
+
+
+async def _read(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MESSAGE_BYTES:
+                raise TooLargeError(
+                    f"expected a body of at most {MESSAGE_BYTES} bytes, found a larger one"
+                )
+    except ClientDisconnect as error:
+        raise CancelledError("the client left before its request was complete") from error
+    return bytes(body)
 
 
 def install(app: FastAPI) -> None:
@@ -56,10 +66,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_defect)
 
 
-def _respond(error: GmemError, status: int | None = None) -> Response:
+def _respond(
+    error: GmemError, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
     problem = to_problem(error)
     problem["status"] = status or problem["status"]
-    headers = {}
+    headers = dict(headers or {})
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     return Response(
@@ -86,14 +98,14 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 def _field_error(item: Any) -> dict[str, str]:
     field = ".".join(str(part)[:100] for part in item["loc"][1:])
     message = item["msg"].replace("Input should be", "expected")
-    return {"field": field, "message": f"{message}, found {str(item['input'])[:80]!r}"}
+    return {"field": field, "message": f"{message}, found {reprlib.repr(item['input'])}"}
 
 
 async def _on_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     error_class = NotFoundError if error.status_code == 404 else InvalidRequestError
     detail = f"{request.method} {request.url.path[:200]}: {error.detail}; GET /docs lists the paths"
-    return _respond(error_class(detail), error.status_code)
+    return _respond(error_class(detail), error.status_code, error.headers)
 
 
 async def _on_defect(request: Request, error: Exception) -> Response:

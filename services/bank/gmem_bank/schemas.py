@@ -8,28 +8,53 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from gmem_bank.service import MAX_NEIGHBOURS, MAX_QUERIES, PublishedVersion
 from gmem_shared.types import BankInfo, DrawSpec, Neighbours, Snippets, VersionRef
 
-UInt64 = Annotated[int, Field(ge=0, lt=1 << 64)]
-Int64 = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
-Label = Annotated[int, Field(ge=0, lt=1 << 31)]
+_MAX_FIELDS = 16
+_EXACT = 2.0**53  # beyond, a float no longer says which integer was meant
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: ``7.0`` is the integer 7, as in JSON Schema."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+UInt64 = Annotated[Whole, Field(ge=0, lt=1 << 64)]
+Int64 = Annotated[Whole, Field(ge=-(1 << 63), lt=1 << 63)]
+Label = Annotated[Whole, Field(ge=0, lt=1 << 31)]
+Query = Annotated[list[float], Field(min_length=1, fail_fast=True)]
+Labels = Annotated[list[Label], Field(min_length=1, fail_fast=True)]
 
 
 class Body(BaseModel):
-    """A request body; unknown fields are refused."""
+    """A request body; unknown fields are refused.
+
+    Nothing in it is reported more than a few times, so a bad body costs no more than a good one:
+    long lists fail fast, and the names are counted before they are looked at.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_number_of_fields(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > _MAX_FIELDS:
+            raise ValueError(f"expected at most {_MAX_FIELDS} fields, found {len(data)}")
+        return data
 
 
 class DrawSpecBody(Body):
     """Rows ``offset … offset + count - 1`` of a seed's stream."""
 
-    count: int = Field(default=1, ge=1, lt=1 << 64)
+    count: Whole = Field(default=1, ge=1, lt=1 << 64)
     seed: UInt64
-    labels: list[Label] | None = Field(default=None, min_length=1)
+    labels: Labels | None = None
     """Class ids; none draws over the whole bank."""
     offset: UInt64 = 0
 
@@ -48,15 +73,15 @@ class DrawBody(Body):
 class GatherBody(Body):
     """Row numbers, in the order wanted."""
 
-    rows: list[Int64]
+    rows: list[Int64] = Field(fail_fast=True)
 
 
 class SearchBody(Body):
     """Vectors of the bank's dimension, and how many neighbours of each."""
 
-    queries: list[list[float]] = Field(min_length=1, max_length=MAX_QUERIES)
-    count: int = Field(default=10, ge=1, le=MAX_NEIGHBOURS)
-    labels: list[Label] | None = Field(default=None, min_length=1)
+    queries: list[Query] = Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)
+    count: Whole = Field(default=10, ge=1, le=MAX_NEIGHBOURS)
+    labels: Labels | None = None
 
 
 class AliasBody(Body):

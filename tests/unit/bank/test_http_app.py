@@ -171,9 +171,55 @@ async def test_fields_at_fault_are_listed(store: Store, http: httpx.AsyncClient)
     assert assert_problem(response, 422, "out_of_range")["errors"] == [
         {
             "field": "specs.0.seed",
-            "message": "expected greater than or equal to 0, found '-1'",
+            "message": "expected greater than or equal to 0, found -1",
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/banks/digits/gather", {"rows": ["x"] * 1000}),
+        (SEARCH, {"queries": [["x"] * 1000] * 1000}),
+        (DRAW, {"specs": [{"seed": 1, "labels": ["x"] * 1000}]}),
+        (DRAW, {f"field-{number}": 1 for number in range(1000)}),
+    ],
+)
+async def test_a_bad_body_is_refused_at_its_first_faults(
+    http: httpx.AsyncClient, path: str, body: Any
+) -> None:
+    problem = assert_problem(await http.post(path, json=body), 400, "invalid_request")
+    assert len(problem["errors"]) == 1
+
+
+async def test_a_whole_number_may_be_written_as_a_float(
+    store: Store, http: httpx.AsyncClient
+) -> None:
+    banks.publish(store)
+    response = await http.post("/v1/banks/digits/gather", json={"rows": [7.0]})
+    assert response.json()["rows"] == [7]
+    response = await http.post("/v1/banks/digits/gather", json={"rows": [7.5]})
+    assert_problem(response, 400, "invalid_request")
+
+
+async def test_a_method_not_served_is_told_those_that_are(http: httpx.AsyncClient) -> None:
+    response = await http.delete("/v1/banks/digits")
+    assert response.headers["allow"] == "GET"
+
+
+async def test_a_client_that_leaves_during_its_request_is_no_defect(bank: LocalBank) -> None:
+    app = create_app(bank, CollectorRegistry())
+    scope = {"type": "http", "method": "POST", "path": DRAW, "headers": [], "query_string": b""}
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 499
 
 
 async def test_huge_bodies_are_refused_before_they_are_read(
