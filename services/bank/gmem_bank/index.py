@@ -228,10 +228,11 @@ def _normalized_queries(queries: Scores, dimension: int) -> Scores:
         raise InvalidRequestError(
             f"queries: expected shape (q, {dimension}), found {queries.shape}"
         )
-    norms = np.linalg.norm(queries, axis=1, keepdims=True)
+    # Squares of finite float32 may overflow or vanish in float32, not in float64.
+    norms = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
     if not (np.isfinite(norms) & (norms > 0)).all():
         raise InvalidRequestError("queries: expected finite vectors that are not zero")
-    normalized: Scores = queries / norms
+    normalized: Scores = (queries / norms).astype(np.float32)
     return normalized
 
 

@@ -57,6 +57,15 @@ def test_scores_are_cosines_whatever_the_length_of_query_and_rows(opened: Open) 
     assert found.scores[0, 0] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("length", [1e-30, 1e30])
+def test_a_query_may_have_any_length_a_float_can_hold(opened: Open, length: float) -> None:
+    searcher = Searcher(opened())
+    query = np.ones((1, banks.DIMENSION), np.float32)
+    expected, found = searcher.search(query, 5), searcher.search(query * np.float32(length), 5)
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
 def test_short_answers_are_padded(opened: Open) -> None:
     data = opened(**banks.features(8))
     found = Searcher(data).search(np.ones((1, banks.DIMENSION), np.float32), 5, [1])
