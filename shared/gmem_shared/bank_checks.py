@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from gmem_shared.bank_data import shorten
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.types import ClassInfo
+
+Integer = TypeVar("Integer", bound=np.integer[Any])
 
 UNLABELLED = -1
 MAX_TOTAL_WEIGHT = 1 << 48
@@ -45,6 +47,20 @@ def check_bank(
 def invalid(field: str, message: str) -> InvalidRequestError:
     """Describe one unacceptable input of a bank."""
     return InvalidRequestError(f"{field}: {message}", errors=[{"field": field, "message": message}])
+
+
+def as_integers(field: str, values: NDArray[Any], dtype: type[Integer]) -> NDArray[Integer]:
+    """Convert values that are integers and fit; raises `InvalidRequestError`."""
+    limits = np.iinfo(dtype)
+    if values.dtype.kind not in "iu":
+        raise invalid(field, f"expected integers, found {values.dtype}")
+    if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
+        raise invalid(
+            field,
+            f"expected integers in {limits.min} … {limits.max}, "
+            f"found {values.min()} … {values.max()}",
+        )
+    return values.astype(dtype)
 
 
 def _check_shapes(

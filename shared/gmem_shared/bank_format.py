@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmem_shared.bank_checks import check_bank, invalid
+from gmem_shared.bank_checks import as_integers, check_bank, invalid
 from gmem_shared.bank_data import BankData, shorten
 from gmem_shared.errors import (
     CorruptVersionError,
@@ -78,9 +78,13 @@ def write_bank(
     Raises:
         InvalidRequestError: The arrays do not make a servable bank.
     """
-    labels, source_ids = labels.astype(np.int32), source_ids.astype(np.int64)
-    frequency = _as_uint32(np.ones(len(labels), np.uint32) if weights is None else weights)
+    labels = as_integers("labels", labels, np.int32)
+    source_ids = as_integers("source_ids", source_ids, np.int64)
+    given = np.ones(labels.shape, np.uint32) if weights is None else weights
+    frequency = as_integers("weights", given, np.uint32)
     check_bank(vectors, labels, source_ids, frequency, classes, normalized=normalized)
+    if provenance is not None and len(provenance) != len(vectors):
+        raise invalid("provenance", f"expected {len(vectors)} records, found {len(provenance)}")
     order = np.lexsort((source_ids, labels))
     labels, frequency = labels[order], frequency[order]
     classes = sorted(classes, key=lambda info: info.id)
@@ -204,12 +208,6 @@ def _rows_of(data: BankData, rows: Sequence[int], source_ids: Sequence[int]) -> 
             f"found rows {shorten(outside) or 'none'}, source ids {shorten(absent) or 'none'}"
         )
     return np.concatenate([named, np.flatnonzero(np.isin(data.source_ids, wanted))])
-
-
-def _as_uint32(weights: NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
-    if weights.dtype.kind not in "iu" or (weights < 0).any() or (weights >= 1 << 32).any():
-        raise invalid("weights", f"expected integers in 0 … 2**32 - 1, found {weights.dtype}")
-    return weights.astype(np.uint32)
 
 
 def _class_offsets(labels: NDArray[np.int32], classes: Sequence[ClassInfo]) -> NDArray[np.int64]:
