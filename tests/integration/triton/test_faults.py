@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from gmem_generator.triton_server import SHARED_MEMORY
@@ -71,6 +72,16 @@ async def test_a_killed_server_leaves_no_shared_memory_behind_its_successor(
     server.kill("triton")
     await restart(server, backend)
     assert not left_behind & regions()
+
+
+async def test_a_killed_server_takes_its_engine_along(server) -> None:
+    stub = server.stub
+    server.process.kill()
+
+    async def gone() -> bool:
+        return not stub.is_running() or stub.status() == psutil.STATUS_ZOMBIE
+
+    await until(gone)
 
 
 async def test_a_killed_engine_is_noticed_although_triton_says_ready(server, backend) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock, Thread
@@ -58,6 +60,7 @@ class TritonPythonModel:
         self._stopping = Event()
         self._ticker = Thread(target=self._tick, name="ticker")
         self._ticker.start()
+        Thread(target=_end_with, args=(os.getppid(),), name="orphan-watch", daemon=True).start()
 
     def execute(self, requests: list[Any]) -> None:
         """Take requests; their answers follow through their response senders."""
@@ -140,6 +143,13 @@ class TritonPythonModel:
                 reply.abandoned = True
             if reply.abandoned:  # perhaps its version was still loading when it was cancelled
                 self._host.cancel(task_id)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when tritonserver was killed; it may hold a lock that ``finalize`` needs."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _operation(request: Any) -> triton_io.Operation:
