@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
@@ -151,17 +152,20 @@ def from_tensor(
     Raises:
         InvalidRequestError: Type, shape and number of bytes do not fit.
     """
-    shape = tuple(tensor.shape)
-    size = int(np.prod([int(length) for length in shape], dtype=object)) if shape else 1
-    if tensor.dtype not in dtypes or len(shape) != ndim:
+    if tensor.dtype not in dtypes or len(tensor.shape) != ndim:
         raise InvalidRequestError(
             f"{name}: expected {' or '.join(dtypes)} of {ndim} axes, "
-            f"found {tensor.dtype or 'no dtype'} of shape {shape}"
+            f"found {tensor.dtype[:40] or 'no dtype'} of {len(tensor.shape)} axes"
         )
+    shape = tuple(tensor.shape)
+    size = math.prod(shape)
     dtype = np.dtype(tensor.dtype).newbyteorder("<")
     if size * dtype.itemsize != len(tensor.data):
         raise InvalidRequestError(
             f"{name}: expected {size * dtype.itemsize} bytes for {tensor.dtype} {shape}, "
             f"found {len(tensor.data)}"
         )
-    return np.frombuffer(tensor.data, dtype).reshape(shape)
+    try:
+        return np.frombuffer(tensor.data, dtype).reshape(shape)
+    except ValueError as error:  # no bytes, yet an axis longer than any array
+        raise InvalidRequestError(f"{name}: expected a shape, found {shape}: {error}") from error

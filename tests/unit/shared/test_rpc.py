@@ -110,6 +110,8 @@ def test_tensors_survive_the_wire(dtype: str) -> None:
         bank_pb2.Tensor(dtype="object", shape=[1, 2], data=bytes(16)),
         bank_pb2.Tensor(dtype="float32", shape=[2**62, 4], data=b""),
         bank_pb2.Tensor(dtype="float32", shape=[2**63, 2**63], data=bytes(16)),
+        bank_pb2.Tensor(dtype="float32", shape=[0, 2**63], data=b""),
+        bank_pb2.Tensor(dtype="float32", shape=[2**63] * 100_000, data=b""),
         bank_pb2.Tensor(),
     ],
 )
