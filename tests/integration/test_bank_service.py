@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import subprocess
@@ -201,6 +202,16 @@ async def away(client: BankClient) -> None:
                 return
 
 
+async def serves_nothing(service: Service) -> None:
+    async with asyncio.timeout(WAIT_SECONDS), httpx.AsyncClient() as http:
+        while True:
+            with contextlib.suppress(httpx.ConnectError):
+                response = await http.get(f"http://127.0.0.1:{service.http_port}/readyz")
+                assert response.status_code == 503
+                return
+            await asyncio.sleep(0.05)
+
+
 async def test_stop_finishes_what_is_in_flight(store: Store, service: Service) -> None:
     banks.publish(store, **banks.features(200_000))
     service.start()
@@ -244,11 +255,12 @@ async def test_client_recovers_from_a_killed_service(store: Store, service: Serv
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_signal_ends_the_service_with_status_0(
+async def test_service_starts_empty_serves_what_comes_and_ends_with_status_0(
     store: Store, service: Service, number: signal.Signals
 ) -> None:
-    banks.publish(store)
     service.start()
+    await serves_nothing(service)
+    banks.publish(store)
     client = BankClient(f"127.0.0.1:{service.grpc_port}", timeout_seconds=20)
     await client.start()
     await ready(client)
