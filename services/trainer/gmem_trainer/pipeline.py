@@ -48,7 +48,7 @@ class Run:
 
     Attributes:
         preset: The recipe.
-        seed: Decides split, encoder, weights, batches and evaluation.
+        seed: Decides encoder, weights, batches and evaluation.
         name: Of bank and model in the store.
         workdir: Keeps what is needed to resume.
         min_accuracy: Validation accuracy below which the aliases stay where they are.
@@ -84,7 +84,7 @@ def execute(run: Run, store: Store, progress: Progress) -> Outcome:
     """Embed, build, train, evaluate, publish; move the aliases if the images are good enough."""
     preset = run.preset
     with _reproducible_torch(run.threads):
-        dataset = preset.dataset(run.seed)
+        dataset = preset.dataset(preset.split_seed)
         encoder_id, encoder_files, snippets = embed_training_images(run, dataset)
 
         banks = store.repository("banks", run.name)

@@ -23,6 +23,8 @@ class Preset:
     name: str
     dataset: Callable[[int], data.Dataset]
     """Loads the data set and splits it by a seed."""
+    split_seed: int
+    """The same for every run, so that no run ever trains on what another one is judged by."""
     encoder: EncoderRecipe
     architecture: SiTArchitecture
     training: TrainingRecipe
@@ -35,6 +37,7 @@ class Preset:
         """Return all of it as JSON values, to be kept with what it produced."""
         return {
             "preset": self.name,
+            "split_seed": self.split_seed,
             "encoder": asdict(self.encoder),
             "architecture": self.architecture.model_dump(mode="json"),
             "training": asdict(self.training),
@@ -53,6 +56,7 @@ def digits() -> Preset:
     return Preset(
         name="digits",
         dataset=data.digits,
+        split_seed=1797,
         encoder=EncoderRecipe(name="simclr64-digits"),
         architecture=architecture_preset("digits"),
         training=TrainingRecipe(),
