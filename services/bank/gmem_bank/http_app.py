@@ -123,7 +123,8 @@ async def search(source: Bank, bank: Reference, body: SearchBody) -> SearchAnswe
     """Return the rows most similar to each query."""
     if len({len(query) for query in body.queries}) > 1:
         raise InvalidRequestError("queries: expected vectors of one length")
-    queries = np.asarray(body.queries, np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, which the search refuses
+        queries = np.asarray(body.queries, np.float32)
     return SearchAnswer.of(await source.search(bank, queries, body.count, body.labels))
 
 

@@ -145,6 +145,7 @@ async def test_versions_and_aliases_can_be_read_and_moved(
         ("POST", "/v1/banks/digits/gather", '{"rows": [99]}', 404, "unknown_row"),
         ("POST", SEARCH, '{"queries": [[1], [1, 2]]}', 400, "invalid_request"),
         ("POST", SEARCH, NAN_QUERY, 400, "invalid_request"),
+        ("POST", SEARCH, NAN_QUERY.replace("NaN", "3.5e38"), 400, "invalid_request"),
         ("POST", SEARCH, '{"queries": [[1]], "count": 5000}', 422, "out_of_range"),
         ("PUT", "/v1/banks/digits/aliases/3", '{"selector": "1"}', 400, "invalid_request"),
         ("PUT", "/v1/banks/digits/aliases/prod", '{"selector": "9"}', 404, "unknown_version"),
