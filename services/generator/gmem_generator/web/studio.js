@@ -176,6 +176,8 @@ function fillCard(card, image) {
   const name = image.class_name ?? "no class";
   const picture = new Image();
   picture.src = url;
+  // A few pixels are recognised at a glance only when they are not blown up.
+  picture.classList.toggle("tiny", image.width <= 16);
   picture.alt = `${name}, made from memory row ${row}`;
   card.querySelector(".frame").append(picture);
   card.querySelector(".class").textContent = name;
