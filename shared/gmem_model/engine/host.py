@@ -21,7 +21,13 @@ from gmem_model.engine.fleet import Fleet
 from gmem_model.engine.loader import Loader
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.models import describe_model
-from gmem_shared.errors import GmemError, NotFoundError, NotReadyError, StorageError
+from gmem_shared.errors import (
+    GmemError,
+    InternalError,
+    NotFoundError,
+    NotReadyError,
+    StorageError,
+)
 from gmem_shared.settings import EngineSettings
 from gmem_shared.store import Store, Version
 from gmem_shared.store.layout import is_alias
@@ -211,7 +217,13 @@ class EngineHost:
     def _watch(self) -> None:
         while not self._stopped.is_set():
             for reference in {self._default, *self._fleet.followed()}:
-                self._follow(reference)
+                try:
+                    self._follow(reference)
+                except Exception:  # noqa: BLE001 (a defect must not end the watch unnoticed)
+                    log.exception("engine.follow.failed", model=str(reference))
+                    self._problems[reference] = InternalError(
+                        "a defect; the log of the engine has the details"
+                    )
             self._stopped.wait(self._poll_seconds * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
 
     def _follow(self, reference: Reference) -> None:

@@ -12,6 +12,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from gmem_model.engine.host import EngineHost
+from gmem_model.engine.loader import Loader
 from gmem_shared.errors import (
     GmemError,
     NotFoundError,
@@ -291,6 +292,24 @@ def test_what_is_loaded_is_served_while_the_store_is_away(
     assert served(host) == 1
     fragile.away = False
     publish_tiny_model(fragile, seed=2)
+    eventually(lambda: served(host) == 2)
+
+
+def test_the_watch_outlives_a_defect(
+    make_host: HostMaker, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_tiny_model(store, seed=1)
+    host = make_host()
+    met = threading.Event()
+
+    def broken(*_: object) -> Version:
+        met.set()
+        raise RuntimeError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "resolve", broken)
+        assert met.wait(PATIENCE_SECONDS)
+    publish_tiny_model(store, seed=2)
     eventually(lambda: served(host) == 2)
 
 
