@@ -219,7 +219,7 @@ class EngineHost:
             for reference in {self._default, *self._fleet.followed()}:
                 try:
                     self._follow(reference)
-                except Exception:  # noqa: BLE001 (a defect must not end the watch unnoticed)
+                except Exception:  # a defect must not end the watch unnoticed
                     log.exception("engine.follow.failed", model=str(reference))
                     self._problems[reference] = InternalError(
                         "a defect; the log of the engine has the details"
