@@ -46,7 +46,7 @@ def training_progress(total: int, console: Console) -> Iterator[Callable[[int, f
         return
 
     columns = (
-        TextColumn("training"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("training"), BarColumn(bar_width=24), MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"), _SpeedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
