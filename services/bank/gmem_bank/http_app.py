@@ -18,8 +18,8 @@ from gmem_bank.schemas import (
     BankAnswer,
     DrawBody,
     GatherBody,
-    Int64,
     ReadyAnswer,
+    Row,
     SearchAnswer,
     SearchBody,
     SnippetsAnswer,
@@ -112,7 +112,7 @@ async def gather(source: Bank, bank: Reference, body: GatherBody, request: Reque
 
 
 @_banks.get("/{bank}/snippets/{row}", response_model=SnippetsAnswer, responses=_ROWS)
-async def snippet(source: Bank, bank: Reference, row: Int64, request: Request) -> Response:
+async def snippet(source: Bank, bank: Reference, row: Row, request: Request) -> Response:
     """Return one row."""
     snippets = await source.gather(bank, [row])
     return await source.run(_rows, request, snippets, [1])

@@ -24,10 +24,12 @@ def _whole(value: object) -> object:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-UInt64 = Annotated[Whole, Field(ge=0, lt=1 << 64)]
-Int64 = Annotated[Whole, Field(ge=-(1 << 63), lt=1 << 63)]
-Label = Annotated[Whole, Field(ge=0, lt=1 << 31)]
+# The bounds stand inside the validator: outside, they would be missing from the API's schema.
+UInt64 = Annotated[int, Field(ge=0, le=(1 << 64) - 1), BeforeValidator(_whole)]
+Row = Annotated[int, Field(ge=-(1 << 53), le=1 << 53), BeforeValidator(_whole)]  # exact in JSON
+Label = Annotated[int, Field(ge=0, le=(1 << 31) - 1), BeforeValidator(_whole)]
+Count = Annotated[int, Field(ge=1, le=(1 << 64) - 1), BeforeValidator(_whole)]
+NeighbourCount = Annotated[int, Field(ge=1, le=MAX_NEIGHBOURS), BeforeValidator(_whole)]
 Query = Annotated[list[float], Field(min_length=1, fail_fast=True)]
 Labels = Annotated[list[Label], Field(min_length=1, fail_fast=True)]
 
@@ -52,7 +54,7 @@ class Body(BaseModel):
 class DrawSpecBody(Body):
     """Rows ``offset … offset + count - 1`` of a seed's stream."""
 
-    count: Whole = Field(default=1, ge=1, lt=1 << 64)
+    count: Count = 1
     seed: UInt64
     labels: Labels | None = None
     """Class ids; none draws over the whole bank."""
@@ -73,14 +75,14 @@ class DrawBody(Body):
 class GatherBody(Body):
     """Row numbers, in the order wanted."""
 
-    rows: list[Int64] = Field(fail_fast=True)
+    rows: list[Row] = Field(fail_fast=True)
 
 
 class SearchBody(Body):
     """Vectors of the bank's dimension, and how many neighbours of each."""
 
     queries: list[Query] = Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)
-    count: Whole = Field(default=10, ge=1, le=MAX_NEIGHBOURS)
+    count: NeighbourCount = 10
     labels: Labels | None = None
 
 

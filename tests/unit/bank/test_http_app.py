@@ -130,7 +130,7 @@ async def test_versions_and_aliases_can_be_read_and_moved(
         ("GET", "/v1/banks/%C3%A9", None, 400, "invalid_request"),
         ("GET", "/v1/banks/digits/snippets/40", None, 404, "unknown_row"),
         ("GET", "/v1/banks/digits/snippets/-1", None, 404, "unknown_row"),
-        ("GET", f"/v1/banks/digits/snippets/{2**80}", None, 400, "invalid_request"),
+        ("GET", f"/v1/banks/digits/snippets/{2**80}", None, 422, "out_of_range"),
         ("GET", "/v1/banks/digits/snippets/x", None, 400, "invalid_request"),
         ("POST", DRAW, "{", 400, "invalid_request"),
         ("POST", DRAW, "[" * 100_000, 400, "invalid_request"),
