@@ -67,4 +67,6 @@ class Shelf:
                 f"it has {numbers[0]} to {numbers[-1]} and the aliases {self.aliases.names()}"
             )
         error = UnknownBankError if self.layout.kind == "banks" else UnknownModelError
-        return error(f"the store holds no version of {root}")
+        return error(
+            f"expected a published {root}, found no version of it; check the name, or publish it first"
+        )
