@@ -68,5 +68,6 @@ class Shelf:
             )
         error = UnknownBankError if self.layout.kind == "banks" else UnknownModelError
         return error(
-            f"expected a published {root}, found no version of it; check the name, or publish it first"
+            f"expected a published {root}, found no version of it; "
+            "check the name, or publish it first"
         )
