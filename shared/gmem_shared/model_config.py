@@ -57,5 +57,8 @@ class ModelConfig(Strict):
     """Id of the snippet encoder; a bank of another encoder is refused."""
     default_bank: str
     """The bank a request without ``bank`` draws from, e.g. ``digits@production``."""
+    training_bank: str | None = None
+    """The bank version the network was trained with, e.g. ``digits@sha256-…``; stands in for the
+    default bank while that is of another encoder."""
     default_sampler: str
     default_steps: int = Field(gt=0)

@@ -206,4 +206,6 @@ class ModelInfo:
     default_steps: int
     max_steps: int
     default_bank: str
+    training_bank: str | None = None
+    """stands in for the default bank while that is of another encoder"""
     aliases: tuple[str, ...] = field(default=())

@@ -117,3 +117,28 @@ def test_a_bank_of_another_encoder_is_refused_by_name(own_store, tmp_path) -> No
         assert answer.status_code == 409
         assert answer.json()["code"] == "encoder_mismatch"
         assert "another-encoder" in answer.json()["detail"]
+
+
+def test_a_model_draws_from_its_training_bank_until_the_default_one_fits(
+    own_store, tmp_path
+) -> None:
+    repository = Store.from_url(str(own_store), cache_dir=tmp_path / "cache").repository(
+        "banks", "digits"
+    )
+    good = repository.resolve("production")
+    foreign = repository.publish(
+        {},
+        metadata=dict(good.manifest.metadata) | {"encoder": "another-encoder"},
+        reuse=dict(good.manifest.files),
+    )
+    with running_stack(str(own_store), tmp_path / "stack", embedded=True) as stack:
+        before = stack.generate(class_label=1, seed=3)
+        repository.set_alias("production", foreign, reason="test")
+        banks = f"{stack.url}/banks"
+        wait_for(
+            lambda: httpx.get(banks, timeout=5).json()["banks"][0]["version"]["seq"] == foreign.seq,
+            "the foreign bank is in use",
+        )
+        after = stack.generate(class_label=1, seed=3)
+        assert after["bank"]["digest"] == good.digest
+        assert after["images"][0]["b64_png"] == before["images"][0]["b64_png"]

@@ -92,7 +92,7 @@ class Resolver:
         if count > self._max_images:
             raise _out_of_range("num_images", self._max_images, count)
         model = await self._models.get(request.model or self._default_model)
-        bank = await self._banks.get(request.bank or model.default_bank)
+        bank = await self._bank(request.bank, model)
         label = request.class_label
         return Plan(
             bank=bank,
@@ -106,6 +106,13 @@ class Resolver:
             rows=tuple(rows[i % len(rows)] for i in range(count)) if rows else None,
             exclude=frozenset(request.memory.exclude if request.memory else ()),
         )
+
+    async def _bank(self, named: str | None, model: ModelInfo) -> BankInfo:
+        bank = await self._banks.get(named or model.default_bank)
+        if named is None and model.training_bank is not None and bank.encoder != model.encoder:
+            # Bank and model of a new encoder are published one after the other.
+            return await self._banks.get(model.training_bank)
+        return bank
 
     async def _replay(self, request: ReplayRequest) -> Plan:
         token = ReplayToken.decode(request.replay)

@@ -96,6 +96,7 @@ def execute(run: Run, store: Store, progress: Progress) -> Outcome:
             architecture=preset.architecture,
             encoder=encoder_id,
             default_bank=str(Reference(run.name, DEFAULT_ALIAS)),
+            training_bank=str(Reference(run.name, bank_version.digest)),
             default_sampler=preset.sampler,
             default_steps=preset.sampler_steps,
         )

@@ -1,9 +1,8 @@
 """The default aliases of a bank and a model that were trained together. Imports no torch.
 
-There is no way to move two aliases at once, and with an unchanged encoder no need to. With a new
-encoder a running service may see the new bank before the new model; it then refuses to generate
-(409, encoder mismatch) until it has seen the second move too, and never mixes the two. The same
-seed and recipe give the same encoder.
+There is no way to move two aliases at once, and no need to. With a new encoder a running service
+may see the new bank before the new model, or the other way round; a model then draws from the bank
+version it was trained with (``ModelConfig.training_bank``) until its default bank fits again.
 """
 
 from __future__ import annotations

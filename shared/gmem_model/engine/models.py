@@ -81,5 +81,6 @@ def describe_model(
         default_steps=config.default_steps,
         max_steps=max_steps,
         default_bank=config.default_bank,
+        training_bank=config.training_bank,
         aliases=aliases,
     )

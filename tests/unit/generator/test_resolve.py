@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gmem_generator.memo import Memo
@@ -11,6 +13,7 @@ from gmem_shared.errors import (
     UnknownClassError,
     UnknownSamplerError,
 )
+from gmem_shared.types import BankInfo, ModelInfo
 from tests.support.fakes import FakeBackend, FakeBank
 
 
@@ -19,8 +22,10 @@ async def bank_info():
     return await FakeBank().describe("digits")
 
 
-async def plan(bank: FakeBank | None = None, **request) -> Plan:
-    source, backend = bank or FakeBank(), FakeBackend()
+async def plan(
+    source: FakeBank | None = None, backend: FakeBackend | None = None, **request
+) -> Plan:
+    source, backend = source or FakeBank(), backend or FakeBackend()
     resolver = Resolver(
         Memo(source.describe, 1.0, lambda: 0.0),
         Memo(backend.describe, 1.0, lambda: 0.0),
@@ -80,6 +85,21 @@ async def test_more_than_is_served_is_out_of_range(request_, field) -> None:
     assert refused.value.errors[0]["field"] == field
 
 
+async def test_the_training_bank_stands_in_while_the_default_one_is_of_another_encoder() -> None:
+    class Moved(FakeBank):
+        async def describe(self, bank: str) -> BankInfo:
+            encoder = "fake-encoder" if bank == "digits@7" else "newer-encoder"
+            return replace(await super().describe("digits"), encoder=encoder)
+
+    class Trained(FakeBackend):
+        async def describe(self, model: str) -> ModelInfo:
+            return replace(await super().describe(model), training_bank="digits@7")
+
+    assert (await plan(Moved(), Trained())).bank.encoder == "fake-encoder"
+    with pytest.raises(EncoderMismatchError, match="newer-encoder"):
+        await plan(Moved(), Trained(), bank="digits@production")
+
+
 async def test_a_bank_of_another_encoder_is_refused_by_name() -> None:
     with pytest.raises(EncoderMismatchError, match=r"'fake-encoder'.*'other-encoder'"):
-        await plan(bank=FakeBank(encoder="other-encoder"))
+        await plan(FakeBank(encoder="other-encoder"))
