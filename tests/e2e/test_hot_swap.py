@@ -55,6 +55,7 @@ def test_ten_swaps_under_32_clients(own_store, tmp_path, embedded) -> None:
                 goal = version.seq
                 while not any(a["bank"]["seq"] == goal for a in load.answers[-64:]):
                     await load.answered(16)
+                    assert load.failures == []
             memory.append(resident(stack))
         return load
 

@@ -117,6 +117,23 @@ def test_images_that_pile_up_leave_together_and_the_end_with_them(beside) -> Non
     ]
 
 
+def test_triton_is_not_asked_about_a_client_once_the_end_is_on_its_way(beside) -> None:
+    asked: list[bool] = []
+    gone: list[bool] = []
+    sender = HeldSender()
+    sender.is_cancelled = lambda: asked.append(True)  # type: ignore[attr-defined]
+    outbox = beside.replies.Outbox()
+    reply = beside.replies.Reply(sender, outbox)
+    reply.done()
+    assert sender.entered.wait(60)
+    asker = threading.Thread(target=lambda: gone.append(reply.client_gone()))
+    asker.start()
+    sender.go.set()
+    outbox.close()
+    asker.join(60)
+    assert (gone, asked) == ([False], [])
+
+
 def test_an_error_follows_the_images_that_were_finished(beside) -> None:
     sender = HeldSender()
     outbox = beside.replies.Outbox()

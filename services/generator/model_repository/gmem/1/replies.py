@@ -6,7 +6,7 @@ import json
 from collections import deque
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import grpc
@@ -51,6 +51,8 @@ class Reply:
         self._outbox = outbox
         self._images: deque[GeneratedImage] = deque()
         self._end: _End | None = None
+        # Triton frees what `is_cancelled` reads as soon as the final response is sent.
+        self._sending = Lock()
         self._sent = False
 
     @property
@@ -60,7 +62,8 @@ class Reply:
 
     def client_gone(self) -> bool:
         """Whether the stream that carried the request was cancelled or broke."""
-        return bool(self._sender.is_cancelled())
+        with self._sending:
+            return not self._sent and bool(self._sender.is_cancelled())
 
     def image(self, image: GeneratedImage) -> None:
         """Send one finished image."""
@@ -85,6 +88,10 @@ class Reply:
 
     def flush(self) -> None:
         """Send what has piled up; called by the outbox only."""
+        with self._sending:
+            self._flush()
+
+    def _flush(self) -> None:
         end = self._end  # read first: no image follows the end
         images = [self._images.popleft() for _ in range(len(self._images))]
         if self._sent or not (images or end):
