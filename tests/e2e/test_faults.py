@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import httpx
 import pytest
 
-from gmem_shared.store import Store
+from gmem_shared.store import Repository, Store, Version
 from tests.support.load import Load
 from tests.support.stack import running_stack, wait_for
 
@@ -98,8 +99,9 @@ def test_a_corrupt_version_is_never_served(own_store, tmp_path) -> None:
         assert after["images"][0]["b64_png"] == before["images"][0]["b64_png"]
 
 
-def test_a_bank_of_another_encoder_is_refused_by_name(own_store, tmp_path) -> None:
-    repository = Store.from_url(str(own_store), cache_dir=tmp_path / "cache").repository(
+def with_foreign_bank(store: Path, directory: Path) -> tuple[Repository, Version, Version]:
+    """The digits banks: the one in production, and its copy that names another encoder."""
+    repository = Store.from_url(str(store), cache_dir=directory / "cache").repository(
         "banks", "digits"
     )
     good = repository.resolve("production")
@@ -108,6 +110,11 @@ def test_a_bank_of_another_encoder_is_refused_by_name(own_store, tmp_path) -> No
         metadata=dict(good.manifest.metadata) | {"encoder": "another-encoder"},
         reuse=dict(good.manifest.files),
     )
+    return repository, good, foreign
+
+
+def test_a_bank_of_another_encoder_is_refused_by_name(own_store, tmp_path) -> None:
+    _, _, foreign = with_foreign_bank(own_store, tmp_path)
     with running_stack(str(own_store), tmp_path / "stack", embedded=True) as stack:
         answer = httpx.post(
             f"{stack.url}/generate",
@@ -122,15 +129,7 @@ def test_a_bank_of_another_encoder_is_refused_by_name(own_store, tmp_path) -> No
 def test_a_model_draws_from_its_training_bank_until_the_default_one_fits(
     own_store, tmp_path
 ) -> None:
-    repository = Store.from_url(str(own_store), cache_dir=tmp_path / "cache").repository(
-        "banks", "digits"
-    )
-    good = repository.resolve("production")
-    foreign = repository.publish(
-        {},
-        metadata=dict(good.manifest.metadata) | {"encoder": "another-encoder"},
-        reuse=dict(good.manifest.files),
-    )
+    repository, good, foreign = with_foreign_bank(own_store, tmp_path)
     with running_stack(str(own_store), tmp_path / "stack", embedded=True) as stack:
         before = stack.generate(class_label=1, seed=3)
         repository.set_alias("production", foreign, reason="test")
