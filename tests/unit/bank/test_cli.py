@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from gmem_bank.cli import app
@@ -22,7 +23,8 @@ def environment(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(arguments))
+    with capture_logs():  # their times would differ between two runs of one command
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(arguments))
     if isinstance(result.exception, GmemError):
         raise result.exception
     assert result.exit_code == 0, result.output
