@@ -24,6 +24,7 @@ import torch
 import typer
 from prometheus_client import CollectorRegistry
 
+from gmem_model.decoding import Decoder
 from gmem_model.engine.engine import Engine
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.presets import preset
@@ -70,6 +71,7 @@ def make_engine(max_rows: int) -> Engine:
     network = SiT(config.architecture, generator=torch.Generator().manual_seed(0)).eval()
     engine = Engine(
         network,
+        Decoder(config.latent_space),
         config,
         VersionRef("digits", 1, "sha256-00"),
         EngineSettings(max_rows=max_rows, threads=1),

@@ -9,19 +9,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gmem_model.sit import SiT
+from gmem_model.network import Network
+from gmem_model.networks import build
 from gmem_shared.errors import CorruptVersionError
 from gmem_shared.model_config import ModelConfig
 
 
-def save_network(path: Path, network: SiT) -> None:
+def save_network(path: Path, network: Network) -> None:
     """Write a network's state dict; a reader sees the old file or the whole new one."""
     partial = path.with_name(f"{path.name}.partial")
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, partial)
     partial.replace(path)
 
 
-def load_network(path: Path, config: ModelConfig) -> SiT:
+def load_network(path: Path, config: ModelConfig) -> Network:
     """Build the network of ``config`` with the weights of ``path``, in eval mode and float32.
 
     Raises:
@@ -35,7 +36,7 @@ def load_network(path: Path, config: ModelConfig) -> SiT:
             f"expected {path.name} to be a safetensors file, found one that does not open: {error}"
         ) from error
     with torch.device("meta"):
-        network = SiT(config.architecture)
+        network = build(config.architecture)
     _check(path.name, expected=network.state_dict(), found=weights)
     # The copy moves the weights from the mapped file into memory of torch's own alignment, so that
     # kernels give the same bits wherever the file came from.

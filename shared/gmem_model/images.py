@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-from gmem_shared.model_config import PixelSpace
 
 EightBit = Literal["rounded", "gmem-v1", "sit", "edm2-latent"]
 
@@ -29,8 +25,6 @@ _FORMULAS: dict[EightBit, Callable[[Tensor], Tensor]] = {
     "edm2-latent": lambda y: 255 * y,
 }
 
-_FORMULA_OF_SPACE: dict[str, EightBit] = {"pixels": "rounded"}
-
 
 def quantize(values: Tensor, formula: EightBit) -> Tensor:
     """Map decoded values to 8 bits, uint8 in the same shape.
@@ -38,9 +32,3 @@ def quantize(values: Tensor, formula: EightBit) -> Tensor:
     Values are expected in [-1, 1], for ``edm2-latent`` in [0, 1]; what lies outside is clamped.
     """
     return _FORMULAS[formula](values).clamp(0, 255).to(torch.uint8)
-
-
-def to_uint8(latents: Tensor, latent_space: PixelSpace) -> NDArray[np.uint8]:
-    """Turn latents ``(N, C, H, W)`` into images, uint8 ``(N, H, W, C)``."""
-    images = quantize(latents, _FORMULA_OF_SPACE[latent_space.kind]).permute(0, 2, 3, 1)
-    return np.ascontiguousarray(images.cpu().numpy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gmem_shared.errors import InvalidRequestError
-from gmem_shared.model_config import SiTArchitecture
+from gmem_shared.model_config import SiTArchitecture, SnippetCondition
 
 _SIZES = {  # depth, width, heads: DiT (arXiv 2212.09748), table 1
     "S": (12, 384, 6),
@@ -22,6 +22,7 @@ PRESETS: dict[str, SiTArchitecture] = {
         hidden_size=width,
         depth=depth,
         num_heads=heads,
+        condition=SnippetCondition(),
         projector_outputs=(768,),
     )
     for size, (depth, width, heads) in _SIZES.items()
@@ -36,10 +37,9 @@ PRESETS["digits"] = SiTArchitecture(
     hidden_size=96,
     depth=4,
     num_heads=4,
-    snippet_dimension=64,
     # A unit vector of 64 entries is far smaller than the unit-variance input that Xavier's
     # initialisation expects; sqrt(64) restores it and speeds training up several times.
-    snippet_scale=math.sqrt(64),
+    condition=SnippetCondition(dimension=64, scale=math.sqrt(64)),
 )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gmem_model.transport import PathName, score_coefficients
 from gmem_shared.errors import InvalidRequestError, OutOfRangeError, UnknownSamplerError
+from gmem_shared.model_config import Interpolant, Process
 
 Column = NDArray[np.float64]
 
@@ -54,13 +55,13 @@ class Plan:
         return len(self.times)
 
 
-def plan(name: str, num_steps: int, path: PathName = "linear") -> Plan:
+def plan(name: str, num_steps: int, process: Process | None = None) -> Plan:
     """Tabulate a sampler.
 
     Args:
         name: One of `SAMPLERS`.
         num_steps: Steps of the time grid, at least 1.
-        path: The path the network was trained on; only the SDE depends on it.
+        process: How the network's noise becomes data.
 
     Raises:
         UnknownSamplerError: No sampler has this name.
@@ -70,7 +71,10 @@ def plan(name: str, num_steps: int, path: PathName = "linear") -> Plan:
         raise UnknownSamplerError(f"expected one of {', '.join(SAMPLERS)}; found {name!r}")
     if num_steps < 1:
         raise OutOfRangeError(f"expected num_steps of at least 1, found {num_steps}")
-    return _TABLES[name](num_steps, path)
+    process = process or Interpolant()
+    if not isinstance(process, Interpolant):
+        raise UnknownSamplerError(f"no sampler is known for processes of kind {process.kind!r}")
+    return _TABLES[name](num_steps, process.path)
 
 
 def euler(num_steps: int, path: PathName) -> Plan:

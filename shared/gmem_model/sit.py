@@ -1,11 +1,8 @@
-"""SiT, the scalable interpolant transformer (arXiv 2401.08740), conditioned on a memory snippet.
+"""SiT, the scalable interpolant transformer (arXiv 2401.08740), under a label or a memory snippet.
 
-GMem (arXiv 2412.08781) replaces the class label of SiT by one vector out of a memory bank. The
-parameters carry the names of the published GMem v1 checkpoints.
-
-The network is split in two. `SiT.modulation` turns (time, snippet) pairs into the shift, scale and
-gate vectors of every layer; both are known before sampling begins, so a server computes it once
-per image. `SiT.core` maps latents and these vectors to velocities and is all that runs per step.
+GMem (arXiv 2412.08781) replaces the class label of SiT by one vector out of a memory bank; REPA
+(arXiv 2410.06940) adds projectors that are trained to meet the features of another network. The
+parameters carry the names of the published checkpoints of all three.
 
 Shape suffixes: N rows of the batch, C channels and S side of the latent, P side of a patch,
 T tokens (T = (S/P)²), D width of a token, H attention heads, K = D/H, F width of a snippet,
@@ -21,16 +18,13 @@ import torch.nn.functional as F  # noqa: N812 (the name everybody knows it by)
 from torch import Tensor, nn
 
 from gmem_model.embeddings import position_table, time_sinusoids
+from gmem_model.network import Network
 from gmem_shared.errors import InvalidRequestError
-from gmem_shared.model_config import SiTArchitecture
+from gmem_shared.model_config import LabelCondition, SiTArchitecture, SnippetCondition
 
 TIME_SINUSOIDS = 256
-CONDITION_DROPOUT = 0.2
+SNIPPET_DROPOUT = 0.2
 """Share of the embedded snippet's entries that GMem v1 drops in training."""
-
-MODULATION_ROWS = 64
-"""CPU matrix products choose their kernel by the number of rows. Modulation is therefore always
-computed on this many, so that a (time, snippet) pair gives the same bits in any company."""
 
 
 class PatchEmbed(nn.Module):
@@ -62,16 +56,29 @@ class TimeEmbed(nn.Module):
 class SnippetEmbed(nn.Module):
     """Embed a snippet: bring it to unit length times ``scale``, then map it linearly."""
 
-    def __init__(self, snippet_dimension: int, width: int, scale: float) -> None:
+    def __init__(self, condition: SnippetCondition, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(snippet_dimension, width)
-        self.scale = scale
+        self.linear = nn.Linear(condition.dimension, width)
+        self.scale = condition.scale
 
     def forward(self, snippets_NF: Tensor) -> Tensor:
         """Return ``(N, D)``; a zero snippet stays zero."""
         precise = snippets_NF.to(torch.promote_types(snippets_NF.dtype, torch.float32))
         unit = F.normalize(precise, dim=-1, eps=1e-12)
         return self.linear((unit * self.scale).to(self.linear.weight.dtype))
+
+
+class LabelEmbed(nn.Module):
+    """Embed a class id; the last line of the table, which -1 stands for, means no class."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, labels_N: Tensor) -> Tensor:
+        """Return ``(N, D)``."""
+        # -1 modulo the length of the table is its last line.
+        return self.embedding_table(labels_N % self.embedding_table.num_embeddings)
 
 
 class Attention(nn.Module):
@@ -164,23 +171,25 @@ def projector(width: int, hidden: int, outputs: int) -> nn.Sequential:
     )
 
 
-class SiT(nn.Module):
-    """Predicts the velocity eps - x of a noisy latent, given its time and a memory snippet.
+class SiT(Network):
+    """Predicts the velocity of a noisy latent, given its time and a memory snippet or class.
 
-    Time runs from data (t = 0) to noise (t = 1).
+    Which end of time is data is a matter of the weights: see `gmem_shared.model_config.Process`.
 
     Args:
-        architecture: Sizes; ``snippet_scale`` 1 and ``snippet_dimension`` 768 in GMem v1.
+        architecture: Sizes and condition.
         generator: Source of the initial weights; torch's global one by default.
 
     Raises:
         InvalidRequestError: The sizes do not fit each other.
     """
 
+    architecture: SiTArchitecture
+
     def __init__(
         self, architecture: SiTArchitecture, *, generator: torch.Generator | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(architecture, generator=generator)
         check_sizes(architecture)
         a = self.architecture = architecture
         width = a.hidden_size
@@ -188,12 +197,16 @@ class SiT(nn.Module):
         self.pos_embed = nn.Parameter(positions[None], requires_grad=False)
         self.x_embedder = PatchEmbed(a.patch_size, a.in_channels, width)
         self.t_embedder = TimeEmbed(width)
-        self.condition_projection = SnippetEmbed(a.snippet_dimension, width, a.snippet_scale)
+        if isinstance(a.condition, LabelCondition):
+            self.y_embedder = LabelEmbed(a.condition.num_classes, width)
+        else:
+            self.condition_projection = SnippetEmbed(a.condition, width)
         self.blocks = nn.ModuleList(Block(a) for _ in range(a.depth))
         self.projectors = nn.ModuleList(
             projector(width, a.projector_dimension, outputs) for outputs in a.projector_outputs
         )
-        self.final_layer = FinalLayer(width, a.patch_size**2 * a.in_channels)
+        outputs = a.in_channels * (2 if a.learn_sigma else 1)
+        self.final_layer = FinalLayer(width, a.patch_size**2 * outputs)
         self._initialize(generator)
 
     @property
@@ -201,50 +214,40 @@ class SiT(nn.Module):
         """M, the number of modulation values of one (time, snippet) pair."""
         return (6 * self.architecture.depth + 2) * self.architecture.hidden_size
 
-    def forward(
-        self, x_NCSS: Tensor, t_N: Tensor, snippets_NF: Tensor, *, keep_ND: Tensor | None = None
-    ) -> Tensor:
-        """Return the velocity ``(N, C, S, S)``.
+    def forward_with_projections(
+        self, x_NCSS: Tensor, t_N: Tensor, condition: Tensor, *, keep: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the velocity and, per projector, its view of block ``encoder_depth``'s tokens.
 
         Args:
             x_NCSS: Noisy latents.
             t_N: Their times.
-            snippets_NF: Snippets as stored in the bank.
-            keep_ND: In training, the mask of `condition_keep_mask`.
+            condition: Snippets as stored in the bank, or class ids.
+            keep: In training, the mask of `keep_mask`.
         """
-        return self.core(x_NCSS, self.modulation(t_N, snippets_NF, keep_ND=keep_ND))
-
-    def forward_with_projections(
-        self, x_NCSS: Tensor, t_N: Tensor, snippets_NF: Tensor, *, keep_ND: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return the velocity and, per projector, its view of block ``encoder_depth``'s tokens."""
-        modulation_NM = self.modulation(t_N, snippets_NF, keep_ND=keep_ND)
+        modulation_NM = self.modulation(t_N, condition, keep=keep)
         velocity_NCSS, features_NTD = self._core_and_features(x_NCSS, modulation_NM)
         return velocity_NCSS, [project(features_NTD) for project in self.projectors]
 
-    def modulation(
-        self, t_N: Tensor, snippets_NF: Tensor, *, keep_ND: Tensor | None = None
-    ) -> Tensor:
-        """Return ``(N, M)``: the modulation of block 0, 1, … and of the final layer.
-
-        Row i depends on pair i only, bit for bit, whatever the number of pairs.
-        """
-        inputs = [t_N, snippets_NF] if keep_ND is None else [t_N, snippets_NF, keep_ND]
-        chunks = zip(*(_full_chunks(value) for value in inputs), strict=True)
-        return torch.cat([self._modulation(*chunk) for chunk in chunks])[: len(t_N)]
+    def keep_mask(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw the training mask of n embedded snippets: float32 ``(n, D)``, 1 keeps an entry."""
+        draw = torch.rand(n, self.architecture.hidden_size, generator=generator)
+        return (draw >= SNIPPET_DROPOUT).float()
 
     def core(self, x_NCSS: Tensor, modulation_NM: Tensor) -> Tensor:
         """Return the velocity ``(N, C, S, S)`` of latents under given modulations."""
         return self._core_and_features(x_NCSS, modulation_NM)[0]
 
-    def _modulation(
-        self, t_N: Tensor, snippets_NF: Tensor, keep_ND: Tensor | None = None
-    ) -> Tensor:
-        snippet_ND = self.condition_projection(snippets_NF)
-        if keep_ND is not None:
-            snippet_ND = snippet_ND * keep_ND / (1 - CONDITION_DROPOUT)
-        condition_ND = self.t_embedder(t_N) + snippet_ND
+    def _modulation(self, t_N: Tensor, condition: Tensor, keep: Tensor | None = None) -> Tensor:
+        embedded_ND = self._embed(condition)
+        if keep is not None:
+            embedded_ND = embedded_ND * keep / (1 - SNIPPET_DROPOUT)
+        condition_ND = self.t_embedder(t_N) + embedded_ND
         return torch.cat([embed(condition_ND) for embed in self._modulation_layers()], dim=1)
+
+    def _embed(self, condition: Tensor) -> Tensor:
+        takes_label = isinstance(self.architecture.condition, LabelCondition)
+        return (self.y_embedder if takes_label else self.condition_projection)(condition)
 
     def _modulation_layers(self) -> list[nn.Module]:
         blocks = cast("list[Block]", list(self.blocks))
@@ -259,7 +262,8 @@ class SiT(nn.Module):
             x_NTD = block(x_NTD, block_modulations[number - 1])
             if number == a.encoder_depth:
                 features_NTD = x_NTD
-        return unpatchify(self.final_layer(x_NTD, final_modulation), a.patch_size), features_NTD
+        out_NCSS = unpatchify(self.final_layer(x_NTD, final_modulation), a.patch_size)
+        return out_NCSS[:, : a.in_channels], features_NTD
 
     @torch.no_grad()
     def _initialize(self, generator: torch.Generator | None) -> None:
@@ -269,6 +273,9 @@ class SiT(nn.Module):
                 nn.init.xavier_uniform_(matrix, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if isinstance(self.architecture.condition, LabelCondition):
+            table = self.y_embedder.embedding_table.weight
+            nn.init.normal_(table, std=0.02, generator=generator)
         for module in self.t_embedder.mlp:
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02, generator=generator)
@@ -276,11 +283,6 @@ class SiT(nn.Module):
         for module in [*self._modulation_layers(), self.final_layer.linear]:
             for parameter in module.parameters():
                 nn.init.zeros_(parameter)
-
-
-def condition_keep_mask(n: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw the training mask of the embedded snippets: float32 ``(n, width)``, 1 keeps an entry."""
-    return (torch.rand(n, width, generator=generator) >= CONDITION_DROPOUT).float()
 
 
 def check_sizes(a: SiTArchitecture) -> None:
@@ -299,9 +301,3 @@ def check_sizes(a: SiTArchitecture) -> None:
             f"expected the projectors' encoder_depth within the depth {a.depth}, "
             f"found {a.encoder_depth}"
         )
-
-
-def _full_chunks(value: Tensor) -> tuple[Tensor, ...]:
-    missing = -len(value) % MODULATION_ROWS
-    padding = value.new_zeros((missing, *value.shape[1:]))
-    return torch.cat([value, padding]).split(MODULATION_ROWS)

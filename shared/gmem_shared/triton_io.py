@@ -1,7 +1,7 @@
 """The contract between the front end and the Triton model ``gmem``.
 
 One bidirectional stream carries everything in flight. A request is the tensor ``OPERATION`` (one
-BYTES element, JSON of one of the models below) and, for ``generate``, three row tensors. Images
+BYTES element, JSON of one of the models below) and, for ``generate``, row tensors. Images
 that finish together are one response (``IMAGES``, ``META``). ``describe``, ``models`` and ``check``
 answer with ``META`` alone. ``cancel`` names a task's id. The last response of a request is marked
 final, and may be empty. A failed request answers with a Triton error whose message is the JSON of
@@ -11,7 +11,8 @@ final, and may be empty. A failed request answers with a Triton error whose mess
 tensor        dtype   shape         meaning
 ============  ======  ============  ==========================================================
 OPERATION     BYTES   (1,)          JSON, see `Operation`
-SNIPPETS      FP32    (n, d)        rows as stored in the bank
+SNIPPETS      FP32    (n, d)        rows as stored in the bank, for a model that takes snippets
+LABELS        INT32   (n,)          class ids or -1, for a model that takes labels
 SEEDS         UINT64  (n,)          noise stream of each image
 INDICES       INT64   (n,)          image number within its stream
 IMAGES        UINT8   (k, h, w, c)  finished images
@@ -32,6 +33,7 @@ MODEL_NAME = "gmem"
 
 OPERATION = "OPERATION"
 SNIPPETS = "SNIPPETS"
+LABELS = "LABELS"
 SEEDS = "SEEDS"
 INDICES = "INDICES"
 IMAGES = "IMAGES"
@@ -48,9 +50,10 @@ class Generate(_Message):
     op: Literal["generate"] = "generate"
     id: str
     model: str
-    encoder: str
+    encoder: str | None = None
     sampler: str | None = None
     num_steps: int | None = None
+    guidance_scale: float | None = None
     priority: Literal["interactive", "batch"] = "interactive"
     deadline_seconds: float | None = None
 

@@ -15,6 +15,8 @@ DEFAULT_ALIAS = "production"
 
 Kind = Literal["banks", "models"]
 Priority = Literal["interactive", "batch"]
+ConditionKind = Literal["snippet", "label", "none"]
+"""What a network is conditioned on: a row of a bank, a class id, or nothing."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _SELECTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -149,22 +151,25 @@ class GenerationTask:
     """A list of rows for the engine: everything an image depends on, resolved.
 
     Attributes:
-        snippets: float32 ``(n, d)``, as stored in the bank.
-        encoder: Encoder id of the bank; the engine refuses another one than its model's.
         seeds: uint64 ``(n,)``, the noise stream of each image.
         indices: int64 ``(n,)``, the image number within its seed's stream.
-        sampler, num_steps: ``None`` takes the model's default.
+        snippets: float32 ``(n, d)``, as stored in the bank; for a model that takes snippets.
+        encoder: Encoder id of the bank; the engine refuses another one than its model's.
+        labels: int32 ``(n,)``, class ids or -1 for none; for a model that takes labels.
+        sampler, num_steps, guidance_scale: ``None`` takes the model's default.
         deadline_seconds: From now; ``None`` waits for ever.
     """
 
     id: str
     model: str
-    snippets: NDArray[np.float32]
-    encoder: str
     seeds: NDArray[np.uint64]
     indices: NDArray[np.int64]
+    snippets: NDArray[np.float32] | None = None
+    encoder: str | None = None
+    labels: NDArray[np.int32] | None = None
     sampler: str | None = None
     num_steps: int | None = None
+    guidance_scale: float | None = None
     priority: Priority = "interactive"
     deadline_seconds: float | None = None
 
@@ -197,15 +202,21 @@ class ModelInfo:
     """What a model version says about itself, as far as a front end needs it."""
 
     version: VersionRef
-    encoder: str
-    snippet_dimension: int
+    condition: ConditionKind
     image_shape: tuple[int, int, int]
     """height, width, channels"""
     samplers: tuple[str, ...]
     default_sampler: str
     default_steps: int
     max_steps: int
-    default_bank: str
+    encoder: str | None = None
+    """of the snippets; of snippet models only, like the next three"""
+    snippet_dimension: int | None = None
+    default_bank: str | None = None
     training_bank: str | None = None
     """stands in for the default bank while that is of another encoder"""
+    classes: tuple[ClassInfo, ...] = ()
+    """of label models; their ``rows`` is 0"""
+    default_guidance_scale: float | None = None
+    """1 is no guidance; ``None``: the model cannot be guided"""
     aliases: tuple[str, ...] = field(default=())

@@ -31,7 +31,8 @@ def test_tensors_are_those_of_the_contract(config) -> None:
     table = [
         line.split()[:2]
         for line in (triton_io.__doc__ or "").splitlines()
-        if line.split()[1:2] and line.split()[1] in {"BYTES", "FP32", "UINT64", "INT64", "UINT8"}
+        if line.split()[1:2]
+        and line.split()[1] in {"BYTES", "FP32", "INT32", "UINT64", "INT64", "UINT8"}
     ]
     types = {"BYTES": "TYPE_STRING"}
     expected = {name: types.get(dtype, f"TYPE_{dtype}") for name, dtype in table}
@@ -42,6 +43,7 @@ def test_tensors_are_those_of_the_contract(config) -> None:
     assert [t.name for t in config.input] == [
         triton_io.OPERATION,
         triton_io.SNIPPETS,
+        triton_io.LABELS,
         triton_io.SEEDS,
         triton_io.INDICES,
     ]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from gmem_model.samplers import integrate, plan
 from gmem_model.sit import SiT
 from gmem_model.snippet_selection import select_rows
-from gmem_shared.model_config import SiTArchitecture
+from gmem_shared.model_config import Interpolant, SiTArchitecture, SnippetCondition
 from tests.numeric.golden_cases import GoldenCase, handles
 
 SIT, SELECT = "gmem-v1-sit", "gmem-v1-select"
@@ -18,6 +18,7 @@ def network(case: GoldenCase) -> SiT:
     same = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads")
     architecture = SiTArchitecture(
         **{name: config[name] for name in (*same, "mlp_ratio", "qk_norm", "encoder_depth")},
+        condition=SnippetCondition(),
         projector_dimension=config["projector_dim"],
         projector_outputs=config["z_dims"],
     )
@@ -35,7 +36,7 @@ def forward(case: GoldenCase) -> dict[str, Tensor]:
     if case.params.get("intermediates"):
         record(sit, len(x), outputs)
     velocity, projections = sit.forward_with_projections(
-        x, t, cond, keep_ND=case.inputs.get("dropout_mask")
+        x, t, cond, keep=case.inputs.get("dropout_mask")
     )
     outputs |= {"x": velocity} | {f"z{k}": z for k, z in enumerate(projections)}
     return {role: outputs[role] for role in case.case["outputs"]}
@@ -68,7 +69,7 @@ def sample(case: GoldenCase) -> dict[str, Tensor]:
         return sit(x.to(case.dtype), torch.full((len(x),), t, dtype=case.dtype), cond)
 
     name = case.kind.removeprefix("sampler.").replace("_", "-")
-    table = plan(name, case.params["num_steps"], case.params["path_type"])
+    table = plan(name, case.params["num_steps"], Interpolant(path=case.params["path_type"]))
     noise = case.inputs.get("noise")
     draw = None if noise is None else noise.__getitem__
     return {"samples": integrate(table, velocity, case.inputs["latents"], draw)}

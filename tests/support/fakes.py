@@ -201,6 +201,7 @@ class FakeBackend:
         self.info = ModelInfo(
             version=version("digits", 7),
             encoder=encoder,
+            condition="snippet",
             snippet_dimension=DIMENSION,
             image_shape=shape,
             samplers=tuple(EVALUATIONS_PER_STEP),

@@ -174,11 +174,15 @@ def _generate_request(task: GenerationTask) -> ModelInferRequest:
         encoder=task.encoder,
         sampler=task.sampler,
         num_steps=task.num_steps,
+        guidance_scale=task.guidance_scale,
         priority=task.priority,
         deadline_seconds=task.deadline_seconds,
     )
     request = _request(operation)
-    _add_tensor(request, triton_io.SNIPPETS, "FP32", task.snippets.astype("<f4"))
+    if task.snippets is not None:
+        _add_tensor(request, triton_io.SNIPPETS, "FP32", task.snippets.astype("<f4"))
+    if task.labels is not None:
+        _add_tensor(request, triton_io.LABELS, "INT32", task.labels.astype("<i4"))
     _add_tensor(request, triton_io.SEEDS, "UINT64", task.seeds.astype("<u8"))
     _add_tensor(request, triton_io.INDICES, "INT64", task.indices.astype("<i8"))
     return request

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from gmem_model import noise
-from gmem_model.images import to_uint8
+from gmem_model.decoding import Decoder
+from gmem_model.network import Network
 from gmem_model.samplers import integrate, plan
-from gmem_model.sit import SiT
 from gmem_shared.bank_data import BankData
 from gmem_shared.model_config import ModelConfig
 
@@ -24,7 +24,7 @@ def draw_rows(bank: BankData, labels: NDArray[np.int32], seed: int) -> NDArray[n
 
 @torch.inference_mode()
 def generate(
-    network: SiT, config: ModelConfig, snippets: NDArray[np.float32], seed: int
+    network: Network, config: ModelConfig, snippets: NDArray[np.float32], seed: int
 ) -> NDArray[np.uint8]:
     """Generate one image per snippet ``(n, d)`` with the model's default sampler.
 
@@ -44,9 +44,9 @@ def generate(
     def velocity(x: Tensor, t: float) -> Tensor:
         return network(x.float(), torch.full((count,), t), condition)
 
-    sampler = plan(config.default_sampler, config.default_steps, config.path)
+    sampler = plan(config.default_sampler, config.default_steps, config.process)
     latents = integrate(sampler, velocity, torch.from_numpy(start))
-    return to_uint8(latents, config.latent_space)
+    return Decoder(config.latent_space)(latents)
 
 
 def grid(pictures: NDArray[np.uint8], columns: int, zoom: int = 6, gap: int = 6) -> Image.Image:

@@ -13,12 +13,12 @@ import structlog
 import torch
 from torch import Tensor
 
+from gmem_model.decoding import Decoder
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.request import check_task, resolve_sampler
 from gmem_model.engine.rows import Rows, RowSpec, plan_table
 from gmem_model.engine.scheduler import Row, Scheduler, Task
-from gmem_model.images import to_uint8
-from gmem_model.sit import SiT
+from gmem_model.network import Network
 from gmem_shared.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -70,7 +70,8 @@ class Engine:
 
     def __init__(
         self,
-        network: SiT,
+        network: Network,
+        decoder: Decoder,
         config: ModelConfig,
         version: VersionRef,
         settings: EngineSettings,
@@ -78,6 +79,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
+        self._decoder = decoder
         self.version = version
         self._settings = settings
         self._metrics = metrics
@@ -110,7 +112,7 @@ class Engine:
         """
         check_task(task, self.config, self.version)
         sampler, num_steps = resolve_sampler(task, self.config, self._settings.max_steps)
-        table = plan_table(sampler, num_steps, self.config.path)
+        table = plan_table(sampler, num_steps, self.config.process)
         with self._changed:
             if self._closing:
                 return False
@@ -238,7 +240,7 @@ class Engine:
             return
         slots = [self._slots[row] for row in rows]
         started = self._clock()
-        pixels = to_uint8(self._rows.latents(slots), self.config.latent_space)
+        pixels = self._decoder(self._rows.latents(slots))
         decode_seconds = self._clock() - started
         for row, image in zip(rows, pixels, strict=True):
             del self._slots[row]
@@ -300,7 +302,13 @@ def _spec(row: Row[Work]) -> RowSpec:
     request = row.task.payload.request
     return RowSpec(
         table=row.task.payload.table,
-        snippet=request.snippets[row.position],
+        condition=_condition(request, row.position),
         seed=int(request.seeds[row.position]),
         index=int(request.indices[row.position]),
     )
+
+
+def _condition(request: GenerationTask, position: int) -> Tensor:
+    if request.snippets is not None:
+        return torch.from_numpy(request.snippets[position])
+    return torch.tensor(-1 if request.labels is None else int(request.labels[position]))

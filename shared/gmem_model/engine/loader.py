@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
+from gmem_model.decoding import Decoder
 from gmem_model.engine.engine import Engine
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.models import open_network, read_config
@@ -100,4 +101,5 @@ class Loader:
         opened = self.repository(version.name).open(version)
         config = read_config(opened)
         network = open_network(opened, config)
-        return Engine(network, config, version.ref, self._settings, self._metrics)
+        decoder = Decoder(config.latent_space)
+        return Engine(network, decoder, config, version.ref, self._settings, self._metrics)

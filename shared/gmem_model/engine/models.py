@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import structlog
 import torch
 from pydantic import ValidationError
 
 from gmem_model.checkpoint import load_network
 from gmem_model.engine.rows import Rows, RowSpec, plan_table
+from gmem_model.network import Network
 from gmem_model.samplers import SAMPLERS
-from gmem_model.sit import SiT
 from gmem_shared.errors import CorruptVersionError, NotReadyError
 from gmem_shared.model_config import ModelConfig
 from gmem_shared.store import OpenVersion
@@ -36,7 +35,7 @@ def read_config(opened: OpenVersion) -> ModelConfig:
         ) from error
 
 
-def open_network(opened: OpenVersion, config: ModelConfig) -> SiT:
+def open_network(opened: OpenVersion, config: ModelConfig) -> Network:
     """Build the network and evaluate it, so that its first task finds it warm.
 
     Raises:
@@ -45,14 +44,14 @@ def open_network(opened: OpenVersion, config: ModelConfig) -> SiT:
     """
     network = load_network(opened.path("network.safetensors"), config)
     with torch.inference_mode():
-        _try_out(network, opened.version.ref)
+        _try_out(network, config, opened.version.ref)
     return network
 
 
-def _try_out(network: SiT, version: VersionRef) -> None:
+def _try_out(network: Network, config: ModelConfig, version: VersionRef) -> None:
     """Evaluate a row alone and in company: it must be finite, and should be the same."""
-    snippet = np.linspace(-1.0, 1.0, network.architecture.snippet_dimension, dtype=np.float32)
-    row = RowSpec(plan_table("euler", 1, "linear"), snippet, seed=0, index=0)
+    table = plan_table(config.default_sampler, config.default_steps, config.process)
+    row = RowSpec(table, network.no_condition(1)[0], seed=0, index=0)
     rows = Rows(network, 1 + _COMPANY, modulation_bytes=1)
     alone, *company = rows.join([row] * (1 + _COMPANY))
     finite = [*rows.step([alone]), *rows.step(company)]
@@ -73,13 +72,14 @@ def describe_model(
     a = config.architecture
     return ModelInfo(
         version=version,
-        encoder=config.encoder,
-        snippet_dimension=a.snippet_dimension,
+        condition=a.condition.kind,
         image_shape=(a.input_size, a.input_size, a.in_channels),
         samplers=SAMPLERS,
         default_sampler=config.default_sampler,
         default_steps=config.default_steps,
         max_steps=max_steps,
+        encoder=config.encoder,
+        snippet_dimension=getattr(a.condition, "dimension", None),
         default_bank=config.default_bank,
         training_bank=config.training_bank,
         aliases=aliases,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gmem_shared.errors import (
     DeadlineExceededError,
@@ -10,7 +11,12 @@ from gmem_shared.errors import (
     InvalidRequestError,
     OutOfRangeError,
 )
-from gmem_shared.model_config import ModelConfig
+from gmem_shared.model_config import (
+    Condition,
+    LabelCondition,
+    ModelConfig,
+    SnippetCondition,
+)
 from gmem_shared.types import GenerationTask, VersionRef
 
 
@@ -46,24 +52,53 @@ def check_task(task: GenerationTask, config: ModelConfig, version: VersionRef) -
             f"from encoder {task.encoder!r}; use a bank made with {config.encoder!r} (the model's "
             f"default is {config.default_bank!r}) or a model trained with {task.encoder!r}"
         )
-    _check_rows(task, config.architecture.snippet_dimension)
+    _check_rows(task)
+    _check_condition(task, config.architecture.condition)
     if task.deadline_seconds is not None and not task.deadline_seconds > 0:
         raise DeadlineExceededError(
             f"the deadline had passed when the task arrived ({task.deadline_seconds} s left)"
         )
 
 
-def _check_rows(task: GenerationTask, dimension: int) -> None:
-    expected = (len(task), dimension)
-    if task.snippets.shape != expected or task.indices.shape != expected[:1]:
+def _check_rows(task: GenerationTask) -> None:
+    if task.indices.shape != (len(task),):
         raise InvalidRequestError(
-            f"expected snippets {expected} and indices {expected[:1]} for {len(task)} seeds, "
-            f"found {task.snippets.shape} and {task.indices.shape}"
+            f"expected {len(task)} indices, one for each seed, found shape {task.indices.shape}"
         )
     if (task.indices < 0).any():
         raise OutOfRangeError(f"expected indices of at least 0, found {task.indices.min()}")
-    finite = np.isfinite(task.snippets).all(axis=1)
+
+
+def _check_condition(task: GenerationTask, condition: Condition) -> None:
+    expected = {"snippet": task.snippets, "label": task.labels, "none": None}[condition.kind]
+    given = [array for array in (task.snippets, task.labels) if array is not None]
+    if (expected is None) != (condition.kind == "none") or len(given) != (expected is not None):
+        raise InvalidRequestError(
+            f"expected the rows of a model whose condition is {condition.kind!r}, found "
+            f"{'snippets' if task.snippets is not None else 'no snippets'} and "
+            f"{'labels' if task.labels is not None else 'no labels'}"
+        )
+    if isinstance(condition, SnippetCondition) and task.snippets is not None:
+        _check_snippets(task.snippets, (len(task), condition.dimension))
+    if isinstance(condition, LabelCondition) and task.labels is not None:
+        _check_labels(task.labels, len(task), condition.num_classes)
+
+
+def _check_snippets(snippets: NDArray[np.float32], expected: tuple[int, int]) -> None:
+    if snippets.shape != expected:
+        raise InvalidRequestError(f"expected snippets {expected}, found {snippets.shape}")
+    finite = np.isfinite(snippets).all(axis=1)
     if not finite.all():
         raise OutOfRangeError(
             f"expected finite snippets, found NaN or infinity in row {int(np.argmin(finite))}"
+        )
+
+
+def _check_labels(labels: NDArray[np.int32], count: int, num_classes: int) -> None:
+    if labels.shape != (count,):
+        raise InvalidRequestError(f"expected {count} labels, found shape {labels.shape}")
+    if labels.min() < -1 or labels.max() >= num_classes:
+        raise OutOfRangeError(
+            f"expected class ids of 0 to {num_classes - 1} or -1 for none, "
+            f"found {labels.min()} to {labels.max()}"
         )

@@ -3,7 +3,7 @@
 Rows of different samplers, step counts, times and progress share each evaluation. Nothing moves
 when rows come and go: a row keeps its slot, and an evaluation gathers the slots it is given.
 
-What a row needs from its plan and the network's modulation of its (time, snippet) pairs is known
+What a row needs from its plan and the network's modulation of its (time, condition) pairs is known
 before its first evaluation. Both are kept per slot as a *window* of the next few evaluations, so
 that memory stays bounded for large networks and long plans; an exhausted window is replaced by
 the next.
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmem_model import noise
+from gmem_model.network import MODULATION_ROWS, Network
 from gmem_model.samplers import plan
-from gmem_model.sit import MODULATION_ROWS, SiT
-from gmem_model.transport import PathName
+from gmem_shared.model_config import Process
 
 MAX_WINDOW = 32
 """Longest window, in evaluations: bounds the work that an admission adds to one evaluation."""
@@ -35,24 +35,24 @@ class RowSpec:
 
     Attributes:
         table: Its plan, as `plan_table` gives it.
-        snippet: float32 ``(d,)``, as stored in the bank.
+        condition: Its snippet, float32 ``(d,)``, as stored in the bank, or class id, int64 ``()``.
         seed, index: Its noise stream, and its number within it.
     """
 
     table: Tensor
-    snippet: NDArray[np.float32]
+    condition: Tensor
     seed: int
     index: int
 
 
 @lru_cache(maxsize=64)
-def plan_table(sampler: str, num_steps: int, path: PathName) -> Tensor:
+def plan_table(sampler: str, num_steps: int, process: Process) -> Tensor:
     """Return a plan as float64 ``(E, 7)``: time, the five coefficients, commit.
 
     Raises:
         UnknownSamplerError, OutOfRangeError: See `samplers.plan`.
     """
-    p = plan(sampler, num_steps, path)
+    p = plan(sampler, num_steps, process)
     columns = (p.times, p.current, p.base, p.velocity, p.previous, p.noise, p.commit)
     return torch.from_numpy(np.stack(columns, axis=1).astype(np.float64))
 
@@ -66,10 +66,9 @@ class Rows:
         modulation_bytes: Memory for the modulation windows of all slots together.
     """
 
-    def __init__(self, network: SiT, capacity: int, *, modulation_bytes: int) -> None:
-        a = network.architecture
+    def __init__(self, network: Network, capacity: int, *, modulation_bytes: int) -> None:
         self._network = network
-        self._shape = (a.in_channels, a.input_size, a.input_size)
+        self._shape = network.latent_shape
         pair_bytes = 4 * network.modulation_width
         self.window = min(MAX_WINDOW, max(1, modulation_bytes // (capacity * pair_bytes)))
         self._x = torch.zeros((capacity, *self._shape), dtype=torch.float64)
@@ -77,7 +76,7 @@ class Rows:
         self._previous = torch.zeros_like(self._x)
         self._plan_window = torch.zeros((capacity, self.window, 7), dtype=torch.float64)
         self._modulation = torch.empty((capacity, self.window, network.modulation_width))
-        self._snippets = torch.zeros((capacity, a.snippet_dimension))
+        self._conditions = network.no_condition(capacity)
         self._tables = [torch.empty(0)] * capacity
         self._seeds = np.zeros(capacity, dtype=np.uint64)
         self._indices = np.zeros(capacity, dtype=np.int64)
@@ -91,10 +90,9 @@ class Rows:
         indices = np.array([spec.index for spec in newcomers], dtype=np.int64)
         stages = np.full(len(newcomers), noise.INITIAL_LATENT)
         initial = torch.from_numpy(noise.normal(seeds, indices, stages, self._shape))
-        snippets = torch.from_numpy(np.stack([spec.snippet for spec in newcomers]))
         for slot, spec in zip(slots, newcomers, strict=True):
             self._tables[slot] = spec.table
-        self._snippets[slots] = snippets
+        self._conditions[slots] = torch.stack([spec.condition for spec in newcomers])
         self._seeds[slots], self._indices[slots], self._evaluations[slots] = seeds, indices, 0
         self._x[slots], self._base[slots], self._previous[slots] = initial, initial, 0.0
         del self._free[: len(newcomers)]
@@ -162,4 +160,4 @@ class Rows:
         for chunk in torch.tensor(pairs, dtype=torch.int64).split(MODULATION_ROWS):
             row, column = chunk.unbind(1)
             times = self._plan_window[row, column, 0].float()
-            self._modulation[row, column] = self._network.modulation(times, self._snippets[row])
+            self._modulation[row, column] = self._network.modulation(times, self._conditions[row])

@@ -8,6 +8,7 @@ from torch import Tensor
 from gmem_model.samplers import SAMPLERS, Plan, adams_bashforth, integrate, plan
 from gmem_model.transport import coefficients
 from gmem_shared.errors import InvalidRequestError, OutOfRangeError, UnknownSamplerError
+from gmem_shared.model_config import Interpolant
 
 
 def growth(x: Tensor, t: float) -> Tensor:
@@ -53,7 +54,7 @@ def test_samples_are_distributed_like_the_data(name, path) -> None:
     shape, mean, std = (20_000, 1, 1, 1), 0.5, 0.8
     x0 = torch.randn(shape, generator=generator)
     samples = integrate(
-        plan(name, 250, path),
+        plan(name, 250, Interpolant(path=path)),
         gaussian_velocity(path, mean, std),
         x0,
         lambda _k: torch.randn(shape, generator=generator, dtype=torch.float64),

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gmem_model.presets import preset
-from gmem_model.sit import SiT, condition_keep_mask
+from gmem_model.sit import SiT
 from gmem_shared.errors import InvalidRequestError
-from gmem_shared.model_config import SiTArchitecture
+from gmem_shared.model_config import SiTArchitecture, SnippetCondition
 
 ROWS = 64
 
@@ -84,7 +84,13 @@ def test_modulation_of_a_pair_does_not_depend_on_its_company(digits, batch) -> N
 def test_forward_is_core_of_modulation(rows, seed) -> None:
     network = shaken(
         SiTArchitecture(
-            input_size=4, patch_size=2, in_channels=2, hidden_size=16, depth=2, num_heads=2
+            input_size=4,
+            patch_size=2,
+            in_channels=2,
+            hidden_size=16,
+            depth=2,
+            num_heads=2,
+            condition=SnippetCondition(),
         )
     )
     generator = torch.Generator().manual_seed(seed)
@@ -135,16 +141,12 @@ def test_condition_dropout_acts_on_the_embedded_snippet(digits, batch) -> None:
     x, t, snippets = batch
     nothing = torch.zeros(ROWS, 96)
     other = snippets.flip(0)
-    assert torch.equal(
-        digits(x, t, snippets, keep_ND=nothing), digits(x, t, other, keep_ND=nothing)
-    )
+    assert torch.equal(digits(x, t, snippets, keep=nothing), digits(x, t, other, keep=nothing))
     assert not torch.equal(digits(x, t, snippets), digits(x, t, other))
 
 
-def test_keep_mask_drops_a_fifth_and_follows_its_generator() -> None:
-    first, again = (
-        condition_keep_mask(500, 100, torch.Generator().manual_seed(3)) for _ in range(2)
-    )
+def test_keep_mask_drops_a_fifth_and_follows_its_generator(digits) -> None:
+    first, again = (digits.keep_mask(500, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, again)
     assert first.unique().tolist() == [0, 1]
     assert first.mean().item() == pytest.approx(0.8, abs=0.01)
@@ -172,6 +174,7 @@ def test_weights_carry_the_published_names_and_shapes() -> None:
         hidden_size=64,
         depth=1,
         num_heads=4,
+        condition=SnippetCondition(),
         encoder_depth=1,
         projector_dimension=32,
         projector_outputs=(768,),

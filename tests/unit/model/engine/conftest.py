@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
+from gmem_model.decoding import Decoder
 from gmem_model.engine.engine import Engine
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.sit import SiT
@@ -30,6 +31,7 @@ def make_engine(registry: CollectorRegistry) -> Iterator[EngineMaker]:
         config = tiny_config()
         engine = Engine(
             network or tiny_network(config),
+            Decoder(config.latent_space),
             config,
             VersionRef("tiny", 1, "sha256-00"),
             EngineSettings(**settings),

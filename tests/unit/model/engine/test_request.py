@@ -41,7 +41,7 @@ def test_a_sound_task_passes() -> None:
         ({"snippets": np.ones((3, 65), np.float32)}, InvalidRequestError, r"\(3, 64\).*\(3, 65\)"),
         ({"snippets": np.ones((2, 64), np.float32)}, InvalidRequestError, r"\(3, 64\).*\(2, 64\)"),
         ({"snippets": np.ones(64, np.float32)}, InvalidRequestError, r"\(3, 64\).*\(64,\)"),
-        ({"indices": np.arange(2)}, InvalidRequestError, r"indices \(3,\)"),
+        ({"indices": np.arange(2)}, InvalidRequestError, r"3 indices.*\(2,\)"),
         ({"indices": np.array([0, -1, 2])}, OutOfRangeError, "found -1"),
         ({"snippets": spoiled(np.nan)}, OutOfRangeError, "row 1"),
         ({"snippets": spoiled(np.inf)}, OutOfRangeError, "row 1"),

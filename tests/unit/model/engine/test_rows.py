@@ -12,6 +12,7 @@ from torch import Tensor
 from gmem_model import noise
 from gmem_model.engine.rows import MAX_WINDOW, Rows, RowSpec, plan_table
 from gmem_model.samplers import SAMPLERS, integrate, plan
+from gmem_shared.model_config import Interpolant
 from tests.support.models import tiny_config, tiny_network
 
 CONFIG = tiny_config()
@@ -31,13 +32,18 @@ def _as_the_engine_runs():
 
 def spec(number: int, sampler: str = "ab2", num_steps: int = 4) -> RowSpec:
     snippet = np.random.default_rng(number).standard_normal(64).astype(np.float32)
-    return RowSpec(plan_table(sampler, num_steps, "linear"), snippet, seed=number, index=number % 7)
+    return RowSpec(
+        plan_table(sampler, num_steps, Interpolant()),
+        torch.from_numpy(snippet),
+        seed=number,
+        index=number % 7,
+    )
 
 
 def offline(row: RowSpec, sampler: str, num_steps: int) -> Tensor:
     """The row's latent by `samplers.integrate` and the whole network."""
     seeds, indices = np.array([row.seed], np.uint64), np.array([row.index])
-    snippets = torch.from_numpy(row.snippet)[None]
+    snippets = row.condition[None]
 
     def normal(stage: int) -> Tensor:
         return torch.from_numpy(noise.normal(seeds, indices, np.array([stage]), SHAPE))
@@ -95,7 +101,7 @@ def test_a_used_slot_leaves_no_trace() -> None:
 def test_a_row_that_is_not_finite_is_told_apart_and_harms_no_other() -> None:
     rows = Rows(NETWORK, 3, modulation_bytes=BUDGET)
     bad = spec(1)
-    bad.snippet[:] = np.nan
+    bad.condition[:] = np.nan
     good = spec(2)
     slots = rows.join([bad, good])
     assert rows.step(slots).tolist() == [False, True]
@@ -106,7 +112,7 @@ def test_a_row_that_is_not_finite_is_told_apart_and_harms_no_other() -> None:
 
 def test_large_seeds_and_indices_are_kept_exactly() -> None:
     row = spec(1)
-    large = RowSpec(row.table, row.snippet, seed=2**64 - 1, index=2**62 + 1)
+    large = RowSpec(row.table, row.condition, seed=2**64 - 1, index=2**62 + 1)
     rows = Rows(NETWORK, 2, modulation_bytes=BUDGET)
     slots = rows.join([large, row])
     seeds, indices = np.array([2**64 - 1], np.uint64), np.array([2**62 + 1])

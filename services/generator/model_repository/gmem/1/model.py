@@ -162,7 +162,8 @@ def _operation(request: Any) -> triton_io.Operation:
 
 def _task(operation: triton_io.Generate, request: Any) -> GenerationTask:
     return GenerationTask(
-        snippets=_array(request, triton_io.SNIPPETS),
+        snippets=_optional_array(request, triton_io.SNIPPETS),
+        labels=_optional_array(request, triton_io.LABELS),
         seeds=_array(request, triton_io.SEEDS),
         indices=_array(request, triton_io.INDICES),
         **operation.model_dump(exclude={"op"}),
@@ -170,9 +171,13 @@ def _task(operation: triton_io.Generate, request: Any) -> GenerationTask:
 
 
 def _array(request: Any, name: str) -> NDArray[Any]:
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    if tensor is None:
+    array = _optional_array(request, name)
+    if array is None:
         raise InvalidRequestError(f"expected the tensor {name!r}, found none")
-    # A copy: the shared memory behind the tensor is reused when `execute` returns.
-    array: NDArray[Any] = tensor.as_numpy().copy()
     return array
+
+
+def _optional_array(request: Any, name: str) -> NDArray[Any] | None:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    # A copy: the shared memory behind the tensor is reused when `execute` returns.
+    return None if tensor is None else tensor.as_numpy().copy()
