@@ -12,7 +12,7 @@ ARGS   ?=
 # One stamp file per set of dependencies; `dev` contains the others.
 PINS := pyproject.toml requirements/constraints.txt tools/install.py
 
-$(VENV)/.embedded $(VENV)/.distributed $(VENV)/.dev: $(PINS)
+$(VENV)/.embedded $(VENV)/.distributed $(VENV)/.reproduce $(VENV)/.dev: $(PINS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python tools/install.py $(patsubst .%,%,$(notdir $@))
 	@touch $@
@@ -37,6 +37,10 @@ run-distributed: $(call installed,distributed) ## The same as separate processes
 .PHONY: train
 train: $(call installed,embedded) ## Train and publish a new version of the digits demo (ARGS=…)
 	@$(BIN)/gmem train --preset digits $(ARGS)
+
+.PHONY: reproduce-digits
+reproduce-digits: $(call installed,reproduce) ## The paper's headline in miniature: SiT, REPA and GMem at equal size
+	@$(BIN)/gmem reproduce $(ARGS)
 
 ##@ Develop
 
