@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gmem_model.checkpoint import save_network
+from gmem_model.network import Network
+from gmem_model.networks import build
 from gmem_model.presets import preset
-from gmem_model.sit import SiT
-from gmem_shared.model_config import ModelConfig
+from gmem_shared.model_config import (
+    ClassName,
+    Guidance,
+    LabelCondition,
+    ModelConfig,
+    SiTArchitecture,
+)
 from gmem_shared.store import Store, Version
 
 TEST_ENCODER = "test-encoder"
+TINY_TRANSFORMER: dict[str, Any] = {
+    "input_size": 8, "patch_size": 4, "in_channels": 1,
+    "hidden_size": 32, "depth": 2, "num_heads": 2,
+}  # fmt: skip
 
 
 def tiny_config(
@@ -31,10 +43,23 @@ def tiny_config(
     )
 
 
-def tiny_network(config: ModelConfig, seed: int = 0) -> SiT:
-    """A network whose velocity depends on latent, time and snippet (training begins at zero)."""
+def label_config() -> ModelConfig:
+    """A SiT that takes a label and can be guided; its third class has no name."""
+    return ModelConfig(
+        architecture=SiTArchitecture(
+            **TINY_TRANSFORMER, condition=LabelCondition(num_classes=3), learn_sigma=True
+        ),
+        guidance=Guidance(scale=1.5),
+        classes=(ClassName(id=0, name="cat", aliases=("n02121808",)), ClassName(id=1, name="dog")),
+        default_sampler="heun",
+        default_steps=4,
+    )
+
+
+def tiny_network(config: ModelConfig, seed: int = 0) -> Network:
+    """A network that depends on latent, time and condition (training begins at zero)."""
     generator = torch.Generator().manual_seed(seed)
-    network = SiT(config.architecture, generator=generator)
+    network = build(config.architecture, generator=generator)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.requires_grad and not parameter.any():
@@ -49,7 +74,7 @@ def publish_tiny_model(
     encoder: str = TEST_ENCODER,
     alias: str | None = "production",
     config: ModelConfig | None = None,
-    network: SiT | None = None,
+    network: Network | None = None,
 ) -> Version:
     """Publish an untrained model and point the alias to it."""
     config = config or tiny_config(encoder, default_bank=f"{name}@production")
@@ -61,7 +86,8 @@ def publish_tiny_model(
             "network.safetensors": weights,
             "config.json": config.model_dump_json().encode(),
         }
-        version = repository.publish(files, metadata={"encoder": encoder})
+        metadata = {} if config.encoder is None else {"encoder": config.encoder}
+        version = repository.publish(files, metadata=metadata)
     if alias is not None:
         repository.set_alias(alias, version, reason="test")
     return version

@@ -11,9 +11,9 @@ from gmem_model.engine.rows import Rows, RowSpec, plan_table
 from gmem_model.network import Network
 from gmem_model.samplers import SAMPLERS
 from gmem_shared.errors import CorruptVersionError, NotReadyError
-from gmem_shared.model_config import ModelConfig
+from gmem_shared.model_config import LabelCondition, ModelConfig
 from gmem_shared.store import OpenVersion
-from gmem_shared.types import ModelInfo, VersionRef
+from gmem_shared.types import ClassInfo, ModelInfo, VersionRef
 
 log = structlog.get_logger(__name__)
 
@@ -82,5 +82,16 @@ def describe_model(
         snippet_dimension=getattr(a.condition, "dimension", None),
         default_bank=config.default_bank,
         training_bank=config.training_bank,
+        classes=_classes(config),
+        default_guidance_scale=None if config.guidance is None else config.guidance.scale,
         aliases=aliases,
     )
+
+
+def _classes(config: ModelConfig) -> tuple[ClassInfo, ...]:
+    """Name every class of a label model, those without a name by their id."""
+    condition = config.architecture.condition
+    if not isinstance(condition, LabelCondition):
+        return ()
+    named = {c.id: ClassInfo(c.id, c.name, c.aliases) for c in config.classes}
+    return tuple(named.get(i, ClassInfo(i, str(i))) for i in range(condition.num_classes))

@@ -14,8 +14,8 @@ from gmem_model.engine.models import describe_model, open_network, read_config
 from gmem_model.sit import SiT
 from gmem_shared.errors import CorruptVersionError
 from gmem_shared.store import OpenVersion, Store
-from gmem_shared.types import VersionRef
-from tests.support.models import publish_tiny_model, tiny_config, tiny_network
+from gmem_shared.types import ClassInfo, VersionRef
+from tests.support.models import label_config, publish_tiny_model, tiny_config, tiny_network
 
 
 @pytest.fixture
@@ -74,3 +74,13 @@ def test_a_description_carries_what_a_front_end_needs() -> None:
     assert info.version == version
     assert info.image_shape == (8, 8, 1)
     assert (info.max_steps, info.aliases) == (5, ("production",))
+    assert (info.condition, info.classes, info.default_guidance_scale) == ("snippet", (), None)
+
+
+def test_a_label_model_names_every_class_and_its_guidance() -> None:
+    info = describe_model(VersionRef("sit", 1, ""), label_config(), max_steps=5, aliases=())
+    assert (info.condition, info.encoder, info.default_bank) == ("label", None, None)
+    assert info.default_guidance_scale == 1.5
+    assert info.classes == (
+        ClassInfo(0, "cat", ("n02121808",)), ClassInfo(1, "dog"), ClassInfo(2, "2"),
+    )  # fmt: skip
