@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from gmem_bank.draw import draw_rows
 from gmem_bank.host import BankHost
 from gmem_bank.snapshots import Snapshot
 from gmem_shared import telemetry
+from gmem_shared.draw import draw_rows
 from gmem_shared.errors import GmemError, InvalidRequestError, OutOfRangeError, TooLargeError
 from gmem_shared.rpc import UNARY_BYTES
 from gmem_shared.store import AliasRecord, Version

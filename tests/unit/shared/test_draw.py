@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gmem_bank.draw import draw_rows, multiply_high, uniform64
 from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import open_bank, tombstone
+from gmem_shared.draw import draw_rows, multiply_high, uniform64
 from gmem_shared.errors import OutOfRangeError, UnknownClassError
 from gmem_shared.store import Store
 from gmem_shared.types import ClassInfo, DrawSpec, VersionRef
 from tests.support import banks
-from tests.unit.bank import reference_draw
+from tests.unit.shared import reference_draw
 
 VECTORS = json.loads((Path(__file__).parent / "draw_vectors.json").read_text())
 DIGEST = "sha256-" + "0123456789abcdef" * 4
