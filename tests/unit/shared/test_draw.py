@@ -168,7 +168,8 @@ def test_numbers_beyond_the_stream_are_refused(spec: DrawSpec) -> None:
         draw(bank([0], [1]), spec)
 
 
-def test_deleted_rows_are_never_drawn(store: Store) -> None:
+def test_deleted_rows_are_never_drawn(tmp_path: Path) -> None:
+    store = Store.from_url(str(tmp_path / "store"), tmp_path / "cache")
     repository = store.repository("banks", "digits")
     version = tombstone(repository, banks.publish(store), rows=[3, 17])
     data = open_bank(repository.open(version))
