@@ -1,0 +1,1 @@
+"""Foreign files into ours: what others published, read without executing any of it."""

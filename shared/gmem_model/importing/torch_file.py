@@ -1,0 +1,68 @@
+"""Reading files of ``torch.save``: tensors and plain values, never code."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmem_shared.errors import InvalidRequestError
+
+
+def read_torch_file(path: Path, allowed: Sequence[type | Callable[..., Any]] = ()) -> Any:
+    """Read what ``torch.save`` wrote; tensors stay in the file until they are used.
+
+    Args:
+        path: The file, in torch's zip layout or the older one.
+        allowed: Harmless classes beyond torch's own list that the file may hold.
+
+    Raises:
+        InvalidRequestError: The file holds anything else, which is named and was not executed, or
+            is no such file.
+    """
+    if not path.is_file():
+        raise InvalidRequestError(f"expected a file at {path}, found none; check the path")
+    mappable = zipfile.is_zipfile(path)  # the older layout cannot be mapped
+    try:
+        with torch.serialization.safe_globals([*allowed]):
+            return torch.load(  # noqa: TID251 (the one place)
+                path, map_location="cpu", weights_only=True, mmap=mappable
+            )
+    except Exception as error:  # a malformed or hostile pickle may fail in any way
+        raise InvalidRequestError(_refusal(path, str(error))) from error
+
+
+def state_dict(values: object, source: Path) -> dict[str, Tensor]:
+    """Return ``values`` as the state dict it must be.
+
+    Raises:
+        InvalidRequestError: It does not map names to tensors.
+    """
+    if not isinstance(values, Mapping) or not values:
+        raise InvalidRequestError(
+            f"expected weights by their names in {source}, found {type(values).__name__}"
+        )
+    for name, value in values.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise InvalidRequestError(
+                f"expected every entry of {source} to be a tensor under a name, found "
+                f"{type(value).__name__} under {name!r}"
+            )
+    return dict(values)
+
+
+def _refusal(path: Path, reason: str) -> str:
+    found = re.search(r"GLOBAL (\S+)", reason)
+    if found:
+        return (
+            f"{path} is refused: expected tensors and plain values, found the object {found[1]!r}, "
+            "which could run code; nothing was executed. Save the weights alone, for example as "
+            "safetensors, on a machine that may trust the file"
+        )
+    first_line = reason.strip().partition("\n")[0]
+    return f"{path} is refused: expected a file written by torch.save, found: {first_line}"
