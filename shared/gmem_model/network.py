@@ -57,6 +57,13 @@ class Network(nn.Module, ABC):
             return torch.zeros(n, condition.dimension)
         return torch.full((n,), -1)
 
+    def derived_weights(self) -> dict[str, Tensor]:
+        """Return the entries of the state dict that follow from the architecture.
+
+        A file of weights may lack them.
+        """
+        return {}
+
     def forward(
         self, x_NCSS: Tensor, t_N: Tensor, condition: Tensor, *, keep: Tensor | None = None
     ) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from gmem_model.lightningdit import LightningDiT
 from gmem_model.network import Network
 from gmem_model.sit import SiT
 from gmem_shared.model_config import Architecture
 
-_FAMILIES: dict[str, type[Network]] = {"sit": SiT}
+_FAMILIES: dict[str, type[Network]] = {"sit": SiT, "lightningdit": LightningDiT}
 
 
 def build(architecture: Architecture, *, generator: torch.Generator | None = None) -> Network:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from gmem_model.samplers import integrate, plan
 from gmem_model.sit import SiT
 from gmem_model.snippet_selection import select_rows
+from gmem_model.transformer import Transformer
 from gmem_shared.model_config import Interpolant, SiTArchitecture, SnippetCondition
 from tests.numeric.golden_cases import GoldenCase, handles
 
@@ -42,7 +43,7 @@ def forward(case: GoldenCase) -> dict[str, Tensor]:
     return {role: outputs[role] for role in case.case["outputs"]}
 
 
-def record(sit: SiT, rows: int, outputs: dict[str, Tensor]) -> None:
+def record(network: Transformer, rows: int, outputs: dict[str, Tensor]) -> None:
     """Note what the named parts of the network return; what belongs to padding is cut off."""
 
     def keep(role: str, part: nn.Module) -> None:
@@ -51,11 +52,11 @@ def record(sit: SiT, rows: int, outputs: dict[str, Tensor]) -> None:
 
         part.register_forward_hook(hook)
 
-    keep("patch_tokens", sit.x_embedder)
-    keep("t_emb", sit.t_embedder)
-    keep("cond_emb", sit.condition_projection)
-    keep("final_tokens", sit.final_layer)
-    for number, block in enumerate(sit.blocks):
+    keep("patch_tokens", network.x_embedder)
+    keep("t_emb", network.t_embedder)
+    keep("cond_emb", network.condition_projection)
+    keep("final_tokens", network.final_layer)
+    for number, block in enumerate(network.blocks):
         keep(f"block{number}", block)
 
 
