@@ -44,5 +44,7 @@ def forward(case: GoldenCase) -> dict[str, Tensor]:
     velocity, projections = lightningdit.forward_with_projections(
         x, t, snippets, keep=case.inputs.get("dropout_mask")
     )
-    outputs |= {"x": velocity} | {"z": z for z in projections}
+    outputs["x"] = velocity
+    if projections:
+        outputs["z"] = projections[0]
     return {role: outputs[role] for role in case.case["outputs"]}
