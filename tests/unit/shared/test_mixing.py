@@ -38,8 +38,9 @@ def test_half_way_between_opposite_snippets_is_refused(method: str) -> None:
 
 
 def test_halves_are_halves_of_the_components_also_in_a_batch() -> None:
-    mixed = interpolate(np.stack([A, B]), np.stack([B, A]), [0.5], "concat")
-    np.testing.assert_allclose(mixed[0], [normalize(np.array([0.6, 0.8, 1, 0])), B], atol=1e-6)
+    first, second = interpolate(np.stack([A, A]), np.stack([B, A]), [0.5], "concat")[0]
+    np.testing.assert_allclose(first, normalize(np.array([0.6, 0.8, 1, 0])), atol=1e-6)
+    np.testing.assert_allclose(second, A, atol=1e-6)
 
 
 def test_mask_needs_a_uniform_number_for_every_component() -> None:
