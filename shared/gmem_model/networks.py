@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from gmem_model.edm2.network import EDM2
 from gmem_model.lightningdit import LightningDiT
 from gmem_model.network import Network
 from gmem_model.sit import SiT
 from gmem_shared.model_config import Architecture
 
-_FAMILIES: dict[str, type[Network]] = {"sit": SiT, "lightningdit": LightningDiT}
+_FAMILIES: dict[str, type[Network]] = {"sit": SiT, "lightningdit": LightningDiT, "edm2": EDM2}
 
 
 def build(architecture: Architecture, *, generator: torch.Generator | None = None) -> Network:

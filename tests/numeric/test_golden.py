@@ -13,14 +13,8 @@ for module in sorted(Path(__file__).parent.glob("golden_*.py")):
 NOT_YET_IMPLEMENTED = frozenset(
     {
         ("ckpt", "ckpt.forward"),
-        ("edm2", "lr"),
-        ("edm2", "model.forward"),
-        ("edm2", "model.forward_uncond"),
-        ("edm2", "ops"),
-        ("edm2", "phema"),
         ("edm2", "sampler.edm"),
         ("edm2", "sigma_grid"),
-        ("edm2", "train.edm2loss"),
         ("gmem-v2-lightningdit", "model.forward_with_cfg"),
         ("gmem-v2-lightningdit", "sampler.ode"),
         ("gmem-v2-lightningdit", "sampler.sde"),
