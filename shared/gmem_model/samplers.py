@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmem_model.transport import PathName, score_coefficients
+from gmem_model.paths import score
 from gmem_shared.errors import InvalidRequestError, OutOfRangeError, UnknownSamplerError
 from gmem_shared.model_config import Interpolant, Process
 
@@ -74,16 +74,16 @@ def plan(name: str, num_steps: int, process: Process | None = None) -> Plan:
     process = process or Interpolant()
     if not isinstance(process, Interpolant):
         raise UnknownSamplerError(f"no sampler is known for processes of kind {process.kind!r}")
-    return _TABLES[name](num_steps, process.path)
+    return _TABLES[name](num_steps, process)
 
 
-def euler(num_steps: int, path: PathName) -> Plan:
+def euler(num_steps: int, process: Interpolant) -> Plan:
     """Follow the velocity: first order, one evaluation per step."""
     times, dt = _uniform_grid(num_steps)
     return _table(times, velocity=dt)
 
 
-def heun(num_steps: int, path: PathName) -> Plan:
+def heun(num_steps: int, process: Interpolant) -> Plan:
     """Correct each Euler step with the velocity at its end: second order, two evaluations.
 
     The last step stays Euler's, because its end, t = 0, is no noise level.
@@ -102,7 +102,7 @@ def heun(num_steps: int, path: PathName) -> Plan:
     )
 
 
-def ab2(num_steps: int, path: PathName) -> Plan:
+def ab2(num_steps: int, process: Interpolant) -> Plan:
     """Two-step Adams-Bashforth: second order with one evaluation per step; starts with Euler."""
     return adams_bashforth(*_uniform_grid(num_steps))
 
@@ -114,7 +114,7 @@ def adams_bashforth(times: Column, dt: Column) -> Plan:
     return _table(times, velocity=dt * (1 + ratio / 2), previous=-dt * ratio / 2)
 
 
-def euler_maruyama(num_steps: int, path: PathName) -> Plan:
+def euler_maruyama(num_steps: int, process: Interpolant) -> Plan:
     """Integrate the reverse SDE with diffusion w = 2 t (SiT, eq. 10); the last step adds no noise.
 
     dx = (v - w/2 s) dt + sqrt(w) dW with the score s = a v + c x, which gives
@@ -123,13 +123,13 @@ def euler_maruyama(num_steps: int, path: PathName) -> Plan:
     """
     times = np.linspace(1.0, LAST_SDE_TIME, num_steps)
     dt = np.diff(times, append=0.0)
-    score = score_coefficients(path, torch.from_numpy(times))
+    s = score(process, torch.from_numpy(times))
     noise = np.sqrt(2 * times * -dt)
     noise[-1] = 0.0
     return _table(
         times,
-        current=1 - times * score.state.numpy() * dt,
-        velocity=(1 - times * score.velocity.numpy()) * dt,
+        current=1 - times * s.state.numpy() * dt,
+        velocity=(1 - times * s.prediction.numpy()) * dt,
         noise=noise,
     )
 
@@ -198,7 +198,7 @@ def _table(
     )
 
 
-_TABLES: dict[str, Callable[[int, PathName], Plan]] = {
+_TABLES: dict[str, Callable[[int, Interpolant], Plan]] = {
     "euler": euler,
     "heun": heun,
     "ab2": ab2,

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gmem_model.paths import interpolate, sample_times, velocity_loss
 from gmem_model.sit import SiT
-from gmem_model.transport import interpolate, sample_times, velocity_loss
-from gmem_shared.model_config import SiTArchitecture
+from gmem_shared.model_config import Interpolant, SiTArchitecture
 from gmem_trainer.training_state import TrainingState
 
 Report = Callable[[int, float], None]
@@ -72,7 +72,7 @@ def train(
         rows = torch.randint(len(images), (recipe.batch_size,), generator=random)
         t = sample_times(len(rows), random, distribution="lognormal")
         noise = torch.randn(images[rows].shape, generator=random)
-        x_t, target = interpolate("linear", images[rows], noise, t)
+        x_t, target = interpolate(Interpolant(), images[rows], noise, t)
         condition = blur(snippets[rows], recipe.snippet_noise, random)
 
         loss = velocity_loss(state.network(x_t, t, condition), target).mean()

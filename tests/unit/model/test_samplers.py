@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from gmem_model.paths import coefficients
 from gmem_model.samplers import SAMPLERS, Plan, adams_bashforth, integrate, plan
-from gmem_model.transport import coefficients
 from gmem_shared.errors import InvalidRequestError, OutOfRangeError, UnknownSamplerError
 from gmem_shared.model_config import Interpolant
 
@@ -39,7 +39,7 @@ def gaussian_velocity(path, mean: float, std: float):
     """Return the exact velocity field of data distributed as N(mean, std²)."""
 
     def velocity(x: Tensor, t: float) -> Tensor:
-        c = coefficients(path, torch.tensor(t, dtype=torch.float64))
+        c = coefficients(Interpolant(path=path), torch.tensor(t, dtype=torch.float64))
         centred = (x - c.alpha * mean) / ((c.alpha * std) ** 2 + c.sigma**2)
         data = mean + c.alpha * std**2 * centred
         return c.d_alpha * data + c.d_sigma * c.sigma * centred
