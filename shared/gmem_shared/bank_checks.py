@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmem_shared.bank_data import shorten
+from gmem_shared.bank_rows import Rows
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.types import ClassInfo
 
@@ -19,20 +20,17 @@ UNLABELLED = -1
 MAX_TOTAL_WEIGHT = 1 << 48
 """Keeps the bias of a draw below 2**-16 of a row's probability (docs/formats/draw.md)."""
 
-_BLOCK_ROWS = 16384
 _NORM_TOLERANCE = 0.01
 
 
-def check_bank(
-    vectors: NDArray[np.floating[Any]],
+def check_columns(
+    vectors: Rows,
     labels: NDArray[np.int32],
     source_ids: NDArray[np.int64],
     weights: NDArray[np.uint32],
     classes: Sequence[ClassInfo],
-    *,
-    normalized: bool,
 ) -> None:
-    """Refuse rows that cannot be served.
+    """Refuse columns that do not belong to one bank; the vectors themselves are not read.
 
     Raises:
         InvalidRequestError: Naming the array, what was expected and the first offending rows.
@@ -40,8 +38,24 @@ def check_bank(
     _check_shapes(vectors, labels, source_ids, weights)
     _check_classes(labels, classes)
     _check_total_weight(weights)
-    for start in range(0, len(vectors), _BLOCK_ROWS):
-        _check_block(vectors[start : start + _BLOCK_ROWS], start, normalized)
+
+
+def check_vectors(
+    vectors: NDArray[np.floating[Any]], rows: NDArray[np.int64], *, normalized: bool
+) -> None:
+    """Refuse vectors ``(m, d)`` that cannot be served; ``rows`` ``(m,)`` are their numbers.
+
+    Raises:
+        InvalidRequestError: Naming what was expected and the first offending rows.
+    """
+    norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
+    usable = np.isfinite(norms) & (norms > 0)
+    if normalized:
+        usable &= np.abs(norms - 1) <= _NORM_TOLERANCE
+    if not usable.all():
+        bad = np.sort(rows[~usable]).tolist()
+        wanted = "of length 1" if normalized else "finite and not zero"
+        raise invalid("vectors", f"expected vectors {wanted}; rows {shorten(bad)} are not")
 
 
 def invalid(field: str, message: str) -> InvalidRequestError:
@@ -64,22 +78,22 @@ def as_integers(field: str, values: NDArray[Any], dtype: type[Integer]) -> NDArr
 
 
 def _check_shapes(
-    vectors: NDArray[np.floating[Any]],
+    vectors: Rows,
     labels: NDArray[np.int32],
     source_ids: NDArray[np.int64],
     weights: NDArray[np.uint32],
 ) -> None:
-    if vectors.ndim != 2 or not vectors.size or vectors.dtype not in (np.float16, np.float32):
+    if len(vectors.shape) != 2 or 0 in vectors.shape or vectors.dtype.kind != "f":
         raise invalid(
             "vectors",
-            f"expected float16 or float32 (n, d) with n, d >= 1, "
+            f"expected floating-point numbers (n, d) with n, d >= 1, "
             f"found {vectors.dtype} {vectors.shape}",
         )
     for field, array in (("labels", labels), ("source_ids", source_ids), ("weights", weights)):
-        if array.shape != (len(vectors),):
+        if array.shape != (vectors.shape[0],):
             raise invalid(
                 field,
-                f"expected one value for each of {len(vectors)} rows, found shape {array.shape}",
+                f"expected one value for each of {vectors.shape[0]} rows, found shape {array.shape}",
             )
 
 
@@ -102,14 +116,3 @@ def _check_total_weight(weights: NDArray[np.uint32]) -> None:
     total = int(weights.sum(dtype=np.uint64))
     if not 0 < total <= MAX_TOTAL_WEIGHT:
         raise invalid("weights", f"expected a sum of 1 … {MAX_TOTAL_WEIGHT}, found {total}")
-
-
-def _check_block(vectors: NDArray[np.floating[Any]], start: int, normalized: bool) -> None:
-    norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
-    usable = np.isfinite(norms) & (norms > 0)
-    if normalized:
-        usable &= np.abs(norms - 1) <= _NORM_TOLERANCE
-    if not usable.all():
-        bad = (np.flatnonzero(~usable) + start).tolist()
-        wanted = "of length 1" if normalized else "finite and not zero"
-        raise invalid("vectors", f"expected vectors {wanted}; rows {shorten(bad)} are not")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmem_shared.bank_checks import as_integers, check_bank, invalid
+from gmem_shared.bank_checks import as_integers, check_columns, check_vectors, invalid
 from gmem_shared.bank_data import BankData, shorten
+from gmem_shared.bank_rows import Conversion, Progress, Rows
 from gmem_shared.errors import (
     CorruptVersionError,
     NotFoundError,
     OutOfRangeError,
     UnknownRowError,
 )
-from gmem_shared.tensor_file import map_tensors, write_tensors
+from gmem_shared.tensor_file import Streamed, map_tensors, write_tensors
 from gmem_shared.types import ClassInfo
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ DRAW = "draw.safetensors"
 CLASSES = "classes.json"
 PROVENANCE = "provenance.parquet"
 INDEX = "index.faiss"
+COEFFICIENTS = "coefficients.safetensors"
+
+Array = NDArray[Any]
 
 _PROVENANCE_GROUP_ROWS = 65536
 
@@ -50,27 +54,36 @@ _PROVENANCE_GROUP_ROWS = 65536
 def write_bank(
     directory: Path,
     *,
-    vectors: NDArray[np.floating[Any]],
+    vectors: Rows,
     labels: NDArray[np.int32],
     source_ids: NDArray[np.int64],
     classes: Sequence[ClassInfo],
     encoder: str,
     weights: NDArray[np.integer[Any]] | None = None,
     provenance: pyarrow.Table | None = None,
+    coefficients: Mapping[str, Array] | None = None,
     normalized: bool = False,
+    dtype: np.dtype[Any] | None = None,
+    progress: Progress = lambda rows: None,
 ) -> tuple[dict[str, Path], dict[str, Any]]:
     """Write the files of a bank version, ready for ``Repository.publish(files, metadata=…)``.
 
+    The vectors are read once, in blocks: they may be larger than the memory.
+
     Args:
         directory: An existing folder that receives the files.
-        vectors: float16 or float32 ``(n, d)``, finite and not zero.
+        vectors: Floating-point ``(n, d)``, finite and not zero.
         labels: int32 ``(n,)``, class ids, -1 for none.
         source_ids: int64 ``(n,)``, the image behind each row.
         classes: Every class of the label space, also those without rows.
         encoder: Id of the encoder that made the vectors.
         weights: integers ``(n,)`` in 0 … 2**32 - 1, how often a row is drawn; default 1.
         provenance: One record per row, in the order of ``vectors``.
+        coefficients: The compressed form of the vectors: ``coefficients`` ``(n, k)`` in their
+            order, ``basis`` ``(d, k)``, ``scales`` ``(k,)`` and ``mean`` ``(d,)``, float32.
         normalized: Whether the vectors have length 1.
+        dtype: float16 or float32, what is stored; default: that of ``vectors``.
+        progress: Told the number of rows written since it was told last.
 
     Returns:
         File name to path, and the metadata of the manifest.
@@ -82,15 +95,18 @@ def write_bank(
     source_ids = as_integers("source_ids", source_ids, np.int64)
     given = np.ones(labels.shape, np.uint32) if weights is None else weights
     frequency = as_integers("weights", given, np.uint32)
-    check_bank(vectors, labels, source_ids, frequency, classes, normalized=normalized)
-    if provenance is not None and len(provenance) != len(vectors):
-        raise invalid("provenance", f"expected {len(vectors)} records, found {len(provenance)}")
+    check_columns(vectors, labels, source_ids, frequency, classes)
+    rows, width = vectors.shape
+    if provenance is not None and len(provenance) != rows:
+        raise invalid("provenance", f"expected {rows} records, found {len(provenance)}")
+    conversion = Conversion(vectors, _stored_dtype(vectors, dtype))
     order = np.lexsort((source_ids, labels))
     labels, frequency = labels[order], frequency[order]
     classes = sorted(classes, key=lambda info: info.id)
 
     files = {name: directory / name for name in (SNIPPETS, META, DRAW, CLASSES)}
-    write_tensors(files[SNIPPETS], {"snippets": vectors[order]})
+    chunks = _checked_chunks(conversion, order, normalized, progress)
+    write_tensors(files[SNIPPETS], {"snippets": Streamed(conversion.dtype, (rows, width), chunks)})
     write_tensors(
         files[META],
         {
@@ -100,21 +116,27 @@ def write_bank(
             "class_offsets": _class_offsets(labels, classes),
         },
     )
-    _write_draw(files[DRAW], frequency, np.zeros(len(labels), np.bool_))
+    _write_draw(files[DRAW], frequency, np.zeros(rows, np.bool_))
     _write_classes(files[CLASSES], classes)
     if provenance is not None:
         files[PROVENANCE] = directory / PROVENANCE
         _write_provenance(files[PROVENANCE], provenance.take(order))
+    if coefficients is not None:
+        files[COEFFICIENTS] = directory / COEFFICIENTS
+        sorted_rows = {"coefficients": coefficients["coefficients"][order]}
+        write_tensors(files[COEFFICIENTS], {**coefficients, **sorted_rows})
     metadata = {
         "format": FORMAT,
         "draw": DRAW_ALGORITHM,
         "encoder": encoder,
-        "rows": len(vectors),
-        "dimension": vectors.shape[1],
-        "dtype": str(vectors.dtype),
+        "rows": rows,
+        "dimension": width,
+        "dtype": str(conversion.dtype),
         "normalized": normalized,
         "tombstones": 0,
     }
+    if conversion.dtype != vectors.dtype:
+        metadata["rounding_error"] = float(f"{conversion.worst_error:.3g}")
     return files, metadata
 
 
@@ -208,6 +230,22 @@ def _rows_of(data: BankData, rows: Sequence[int], source_ids: Sequence[int]) -> 
             f"found rows {shorten(outside) or 'none'}, source ids {shorten(absent) or 'none'}"
         )
     return np.concatenate([named, np.flatnonzero(np.isin(data.source_ids, wanted))])
+
+
+def _stored_dtype(vectors: Rows, dtype: np.dtype[Any] | None) -> np.dtype[Any]:
+    wanted = vectors.dtype if dtype is None else dtype
+    if wanted not in (np.float16, np.float32):
+        raise invalid("vectors", f"expected float16 or float32 to be stored, found {wanted}")
+    return wanted
+
+
+def _checked_chunks(
+    conversion: Conversion, order: NDArray[np.int64], normalized: bool, progress: Progress
+) -> Iterator[NDArray[Any]]:
+    for rows, chunk in conversion.blocks(order):
+        check_vectors(chunk, rows, normalized=normalized)
+        yield chunk
+        progress(len(rows))
 
 
 def _class_offsets(labels: NDArray[np.int32], classes: Sequence[ClassInfo]) -> NDArray[np.int64]:

@@ -8,8 +8,10 @@ away, and the pages are shared by every process that maps the file. Any safetens
 from __future__ import annotations
 
 import json
+import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,31 @@ _NAMES: dict[np.dtype[Any], str] = {
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A tensor that is written while it is made.
+
+    Attributes:
+        dtype, shape: Of the whole tensor.
+        chunks: Its parts along the first axis, in order.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    chunks: Iterable[Array]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return math.prod(self.shape) * self.itemsize
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Array | Streamed]) -> None:
     """Write ``tensors`` to ``path``, the widest element types first.
 
     Args:
@@ -58,7 +84,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
         file.write(len(text).to_bytes(_LENGTH_BYTES, "little"))
         file.write(text)
         for _, array in ordered:
-            np.ascontiguousarray(array).tofile(file)
+            for chunk in array.chunks if isinstance(array, Streamed) else (array,):
+                np.ascontiguousarray(chunk).tofile(file)
 
 
 def map_tensors(path: Path) -> dict[str, Array]:

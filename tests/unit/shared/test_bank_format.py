@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
+from gmem_shared import bank_rows
 from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import (
+    COEFFICIENTS,
     DRAW,
     META,
     PROVENANCE,
@@ -26,6 +31,7 @@ from gmem_shared.errors import (
     UnknownRowError,
 )
 from gmem_shared.store import Store
+from gmem_shared.tensor_file import map_tensors, write_tensors
 from gmem_shared.types import ClassInfo
 from tests.support import banks
 
@@ -147,6 +153,57 @@ def test_provenance_follows_the_rows(store: Store, tmp_path: Path) -> None:
     assert uris == [f"image-{i}" for i in ids]
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 2**32 - 1), st.booleans())
+def test_streamed_vectors_make_the_file_that_all_at_once_would(
+    rows: int, width: int, seed: int, half: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(1, 0.1, size=(rows, width)).astype(np.float16 if half else np.float32)
+    labels, ids = rng.integers(-1, 3, rows), rng.integers(0, 5, rows)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bank_rows, "BLOCK_ROWS", 7)
+        np.save(Path(folder) / "vectors.npy", vectors)
+        files, _ = write_bank(
+            Path(folder),
+            vectors=bank_rows.FileRows.of_npy(Path(folder) / "vectors.npy"),
+            labels=labels,
+            source_ids=ids,
+            classes=banks.CLASSES,
+            encoder="e",
+        )
+        write_tensors(Path(folder) / "expected", {"snippets": vectors[np.lexsort((ids, labels))]})
+        assert files[SNIPPETS].read_bytes() == (Path(folder) / "expected").read_bytes()
+
+
+def test_shorter_numbers_are_stored_with_what_they_cost(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(8, 50)).astype(np.float32)
+    done: list[int] = []
+    files, metadata = write_bank(
+        tmp_path, **bad(vectors=vectors, dtype=np.dtype(np.float16), progress=done.append)
+    )
+    stored = map_tensors(files[SNIPPETS])["snippets"].astype(np.float32)
+    order = np.lexsort((bad()["source_ids"], bad()["labels"]))
+    error = np.linalg.norm(stored - vectors[order], axis=1) / np.linalg.norm(vectors[order], axis=1)
+    assert metadata["dtype"] == "float16"
+    assert metadata["rounding_error"] == pytest.approx(error.max(), rel=0.01)
+    assert 0 < error.max() < 2**-11
+    assert sum(done) == 8
+
+
+def test_coefficients_follow_the_rows(tmp_path: Path) -> None:
+    coefficients = {
+        "coefficients": np.arange(16, dtype=np.float32).reshape(8, 2),
+        "basis": np.ones((8, 2), np.float32),
+        "scales": np.ones(2, np.float32),
+        "mean": np.ones(8, np.float32),
+    }
+    files, _ = write_bank(tmp_path, **bad(coefficients=coefficients))
+    written = map_tensors(files[COEFFICIENTS])
+    assert written.keys() == coefficients.keys()
+    assert written["coefficients"][:, 0].tolist() == [0, 8, 2, 10, 4, 12, 6, 14]
+
+
 def bad(**changes: Any) -> dict[str, Any]:
     return {**banks.features(8), "classes": banks.CLASSES, "encoder": "e", **changes}
 
@@ -164,6 +221,9 @@ def with_value(value: float) -> np.ndarray:
         ({"vectors": with_value(np.inf)}, r"rows 5 are not"),
         ({"vectors": with_value(0)}, r"not zero; rows 5"),
         ({"vectors": np.ones((8, 2), np.float64)}, r"float16 or float32 .*found float64"),
+        ({"dtype": np.dtype(np.float64)}, r"float16 or float32 .*found float64"),
+        ({"vectors": np.ones((8, 2), np.int32)}, r"floating-point numbers .*found int32"),
+        ({"vectors": np.full((8, 2), 1e6, np.float32), "dtype": np.dtype(np.float16)}, "finite"),
         ({"vectors": np.ones(8, np.float32)}, r"\(n, d\)"),
         ({"normalized": True}, r"of length 1; rows 0, 1"),
         ({"labels": np.full(8, 4)}, r"labels: .*found 4"),
