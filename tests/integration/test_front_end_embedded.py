@@ -39,7 +39,7 @@ def publish_bank(
     encoder: str = TEST_ENCODER,
     alias: str | None = "production",
 ) -> Version:
-    vectors = np.random.default_rng(seed).normal(size=(ROWS, preset("digits").snippet_dimension))
+    vectors = np.random.default_rng(seed).normal(size=(ROWS, preset("digits").condition.dimension))
     return banks.publish(
         store,
         name,
