@@ -10,7 +10,8 @@ GmemError
 │   ├── PublishConflictError      somebody published first
 │   ├── AliasConflictError        somebody moved the alias first
 │   ├── UnsupportedVersionError   a newer release wrote the version
-│   └── EncoderMismatchError      bank and model were made with different encoders
+│   ├── EncoderMismatchError      bank and model were made with different encoders
+│   └── ConditionMismatchError    the model does not take what the request gives it
 ├── TooLargeError            413
 ├── OutOfRangeError          422  well-formed, but a value is not acceptable
 ├── CancelledError           499  the caller went away
@@ -154,6 +155,13 @@ class EncoderMismatchError(ConflictError):
     title = "Bank and model do not belong together"
 
 
+class ConditionMismatchError(ConflictError):
+    """The request gives a bank, rows or a class to a model that does not take it."""
+
+    code = "condition_mismatch"
+    title = "The model does not take this"
+
+
 class UnsupportedVersionError(ConflictError):
     """A version was written in a format that this release does not read."""
 
@@ -237,6 +245,7 @@ STATUS: dict[type[GmemError], Status] = {
     NotFoundError: Status(404, grpc.StatusCode.NOT_FOUND),
     ConflictError: Status(409, grpc.StatusCode.ABORTED),
     EncoderMismatchError: Status(409, grpc.StatusCode.FAILED_PRECONDITION),
+    ConditionMismatchError: Status(409, grpc.StatusCode.FAILED_PRECONDITION),
     TooLargeError: Status(413, grpc.StatusCode.INVALID_ARGUMENT),
     OutOfRangeError: Status(422, grpc.StatusCode.OUT_OF_RANGE),
     OverloadedError: Status(429, grpc.StatusCode.RESOURCE_EXHAUSTED),

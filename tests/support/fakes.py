@@ -184,33 +184,49 @@ class FakeBank:
 
 
 class FakeBackend:
-    """Images that are a function of row, seed, index, sampler and steps; 8 x 8, grey.
+    """Images that are a function of the task and the position alone; 8 x 8, grey.
+
+    Serves ``digits``, which takes snippets, ``sit``, which takes labels, and ``edm2``, which takes
+    nothing; the last two can be guided, ``digits`` if given a scale.
 
     ``gate`` stands before every image. ``fail_after`` makes a task fail when it has yielded so
     many. ``tasks`` are all ever accepted; ``running`` those unfinished now; ``stopped`` the ids
     whose iterator was closed early.
     """
 
-    def __init__(self, *, encoder: str = ENCODER, shape: tuple[int, int, int] = (8, 8, 1)) -> None:
+    def __init__(self, guidance_scale: float | None = None) -> None:
         self.gate = Gate()
         self.fail_after: tuple[int, GmemError] | None = None
         self.tasks: list[GenerationTask] = []
         self.running: set[str] = set()
         self.stopped: list[str] = []
         self.started = False
-        self.info = ModelInfo(
+        digits = ModelInfo(
             version=version("digits", 7),
-            encoder=encoder,
+            encoder=ENCODER,
             condition="snippet",
             snippet_dimension=DIMENSION,
-            image_shape=shape,
+            image_shape=(8, 8, 1),
             samplers=tuple(EVALUATIONS_PER_STEP),
             default_sampler="heun",
             default_steps=16,
             max_steps=1000,
             default_bank="digits@production",
+            default_guidance_scale=guidance_scale,
             aliases=("production",),
         )
+        bankless = replace(digits, encoder=None, snippet_dimension=None, default_bank=None)
+        sit = replace(
+            bankless,
+            version=version("sit", 3),
+            condition="label",
+            classes=tuple(ClassInfo(i, name, (f"n{i:08d}",)) for i, name in enumerate(NAMES)),
+            default_guidance_scale=1.5,
+        )
+        edm2 = replace(
+            bankless, version=version("edm2", 2), condition="none", default_guidance_scale=2.0
+        )
+        self._models = {info.version.name: info for info in (digits, sit, edm2)}
 
     @classmethod
     def from_settings(cls, settings: Settings) -> FakeBackend:
@@ -226,16 +242,17 @@ class FakeBackend:
         await self.gate.passed()
 
     async def models(self) -> list[ModelInfo]:
-        return [self.info]
+        return list(self._models.values())
 
     async def describe(self, model: str) -> ModelInfo:
         reference = Reference.parse(model)
-        if reference.name != self.info.version.name:
-            raise UnknownModelError(f"expected model 'digits', found {reference.name!r}")
-        known = ("production", str(self.info.version.seq), self.info.version.digest)
+        info = self._models.get(reference.name)
+        if info is None:
+            raise UnknownModelError(f"expected one of {list(self._models)}, found {model!r}")
+        known = ("production", str(info.version.seq), info.version.digest)
         if reference.selector not in known:
-            raise UnknownVersionError(f"model 'digits' has no version {reference.selector!r}")
-        return self.info
+            raise UnknownVersionError(f"model {model!r} has no version {reference.selector!r}")
+        return info
 
     async def generate(self, task: GenerationTask) -> AsyncGenerator[GeneratedImage]:
         self.tasks.append(task)
@@ -254,20 +271,23 @@ class FakeBackend:
                 self.stopped.append(task.id)
 
     def _image(self, task: GenerationTask, position: int) -> GeneratedImage:
-        steps = task.num_steps or self.info.default_steps
-        sampler = task.sampler or self.info.default_sampler
+        info = self._models[Reference.parse(task.model).name]
+        steps = task.num_steps or info.default_steps
+        sampler = task.sampler or info.default_sampler
         facts = (
-            float(task.snippets[position, 0]),
+            None if task.snippets is None else float(task.snippets[position, 0]),
+            None if task.labels is None else int(task.labels[position]),
             int(task.seeds[position]),
             int(task.indices[position]),
             sampler,
             steps,
+            task.guidance_scale,
         )
         generator = np.random.default_rng(hashed(*facts))
         return GeneratedImage(
             position=position,
-            pixels=generator.integers(0, 256, self.info.image_shape, np.uint8),
-            model=self.info.version,
+            pixels=generator.integers(0, 256, info.image_shape, np.uint8),
+            model=info.version,
             evaluations=steps * EVALUATIONS_PER_STEP[sampler],
             queue_seconds=0.001,
             denoise_seconds=0.002,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 from gmem_generator.metrics import Metrics
@@ -34,11 +34,11 @@ class Throughput:
 class Ticket:
     """The right to have some images made."""
 
-    def __init__(self, admission: Admission, images: int, steps: int, sampler: str) -> None:
+    def __init__(self, admission: Admission, images: int, steps: int, kind: Hashable) -> None:
         self._admission = admission
         self.images = images
         self.steps = steps
-        self.sampler = sampler
+        self.kind = kind
 
     def finished(self, evaluations: int) -> None:
         """Account for one finished image."""
@@ -58,8 +58,8 @@ class Admission:
         self._metrics = metrics
         self._clock = clock
         self._throughput = Throughput()
-        self._steps: Counter[str] = Counter()  # of unfinished images, by sampler
-        self._evaluations_per_step: dict[str, float] = {}  # learnt: a Heun step costs two
+        self._steps: Counter[Hashable] = Counter()  # of unfinished images, by kind
+        self._evaluations_per_step: dict[Hashable, float] = {}  # learnt: a Heun step costs two
         self._busy_since = 0.0
         self.images = 0
         """Images admitted and not yet finished."""
@@ -69,14 +69,16 @@ class Admission:
         """Estimated time to finish what was admitted; 0 while nothing was measured."""
         return self._throughput.seconds(
             sum(
-                steps * self._evaluations_per_step.get(sampler, 1.0)
-                for sampler, steps in self._steps.items()
+                steps * self._evaluations_per_step.get(kind, 1.0)
+                for kind, steps in self._steps.items()
             )
         )
 
     @contextmanager
-    def admit(self, images: int, steps: int, sampler: str) -> Iterator[Ticket]:
+    def admit(self, images: int, steps: int, kind: Hashable) -> Iterator[Ticket]:
         """Hold a place for ``images`` until each is finished or the block ends.
+
+        Images of one ``kind`` need equally many evaluations per step.
 
         Raises:
             OverloadedError: The queue is full; says when there will be room.
@@ -85,7 +87,7 @@ class Admission:
             raise self._overloaded(images)
         if self.images == 0:
             self._busy_since = self._clock()
-        ticket = Ticket(self, images, steps, sampler)
+        ticket = Ticket(self, images, steps, kind)
         self._change(ticket, images)
         try:
             yield ticket
@@ -96,14 +98,14 @@ class Admission:
         """Account for one finished image of a ticket."""
         now = self._clock()
         self._throughput.record(evaluations, now - self._busy_since)
-        self._evaluations_per_step[ticket.sampler] = evaluations / ticket.steps
+        self._evaluations_per_step[ticket.kind] = evaluations / ticket.steps
         self._busy_since = now
         ticket.images -= 1
         self._change(ticket, -1)
 
     def _change(self, ticket: Ticket, images: int) -> None:
         self.images += images
-        self._steps[ticket.sampler] += images * ticket.steps
+        self._steps[ticket.kind] += images * ticket.steps
         self._metrics.images_waiting.set(self.images)
         self._metrics.backlog_seconds.set(self.backlog_seconds)
 

@@ -28,7 +28,7 @@ def image_answer(image: FinishedImage) -> ImageAnswer:
         height=height,
         class_label=origin.class_label,
         class_name=origin.class_name,
-        snippets=[origin.snippet],
+        snippets=[] if origin.snippet is None else [origin.snippet],
         replay=origin.token.encode(),
     )
 
@@ -37,7 +37,7 @@ def completed(result: Result) -> Completed:
     """Describe a result without its images."""
     return Completed(
         id=result.id,
-        bank=version(result.plan.bank.version),
+        bank=None if result.plan.bank is None else version(result.plan.bank),
         model=version(result.plan.model.version),
         usage=Usage(network_evaluations=result.evaluations),
         timings_ms=result.timings,
@@ -80,16 +80,20 @@ def _grid_png(images: tuple[FinishedImage, ...]) -> bytes:
 
 def _headers(result: Result) -> dict[str, str]:
     plan = result.plan
-    return {
+    facts = {
         "Cache-Control": "no-store",
         "Server-Timing": server_timing(result.timings),
         "X-Gmem-Id": result.id,
-        "X-Gmem-Bank": str(plan.bank.version),
         "X-Gmem-Model": str(plan.model.version),
         "X-Gmem-Seed": str(plan.seed),
         "X-Gmem-Sampler": plan.sampler,
         "X-Gmem-Steps": str(plan.steps),
     }
+    if plan.bank is not None:
+        facts["X-Gmem-Bank"] = str(plan.bank)
+    if plan.guidance_scale is not None:
+        facts["X-Gmem-Guidance-Scale"] = f"{plan.guidance_scale:g}"
+    return facts
 
 
 def server_timing(timings: Timings) -> str:

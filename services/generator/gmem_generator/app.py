@@ -51,19 +51,20 @@ def create_app(
     clock = time.monotonic
     metrics = Metrics(CollectorRegistry() if registry is None else registry)
     drain = Drain()
-    readiness = Readiness(bank, backend, drain, metrics)
     banks = Memo(bank.describe, settings.store.poll_seconds, clock)
     models = Memo(backend.describe, settings.store.poll_seconds, clock)
+    resolver = Resolver(
+        banks,
+        models,
+        default_model=ours.default_model,
+        max_images=max_images,
+        random_seed=_random_seed,
+    )
+    readiness = Readiness(bank, backend, drain, metrics, resolver)
     pipeline = Pipeline(
         bank,
         backend,
-        resolver=Resolver(
-            banks,
-            models,
-            default_model=ours.default_model,
-            max_images=max_images,
-            random_seed=_random_seed,
-        ),
+        resolver=resolver,
         admission=Admission(ours.max_waiting_images, metrics, clock),
         drawer=Drawer(bank, metrics, ours.draw_window_ms / 1000),
         drain=drain,
@@ -93,7 +94,7 @@ def create_app(
     app.include_router(generating)
     app.include_router(generating, prefix="/v1", include_in_schema=False)
     app.include_router(
-        reads.router(bank, backend, banks=banks, models=models, default_model=ours.default_model)
+        reads.router(bank, backend, banks, resolver, default_model=ours.default_model)
     )
     app.include_router(health.router(readiness, metrics))
     app.include_router(page.router())

@@ -14,8 +14,9 @@ from gmem_generator.drawing import Drawer
 from gmem_generator.images import Pixels, encode
 from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
+from gmem_generator.plan import Plan, pinned
 from gmem_generator.provenance import Provenance, png_text, provenance
-from gmem_generator.resolve import Plan, Resolver, pinned
+from gmem_generator.resolve import Resolver
 from gmem_generator.schemas import GenerateRequest, ReplayRequest, Timings
 from gmem_generator.stopwatch import Stopwatch
 from gmem_shared.errors import DeadlineExceededError, InternalError
@@ -93,11 +94,12 @@ class Pipeline:
         try:
             async with self._drain.work(seconds):
                 plan = await self._resolver.plan(request)
-                with self._admission.admit(len(plan.indices), plan.steps, plan.sampler) as ticket:
+                kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
+                with self._admission.admit(len(plan.indices), plan.steps, kind) as ticket:
                     with watch.stage("bank"):
-                        snippets = await self._draw(plan)
+                        snippets = await self._snippets(plan)
                     task = _task(plan, snippets, seconds - watch.total)
-                    names = {info.id: info.name for info in plan.bank.classes}
+                    names = {info.id: info.name for info in plan.classes}
                     job = _Job(plan, names, snippets, task, ticket, watch, deliver)
                     images = await self._generate(job)
         except DeadlineExceededError:
@@ -107,13 +109,16 @@ class Pipeline:
         self._account(len(images), evaluations, watch)
         return Result(task.id, plan, images, evaluations, watch.timings())
 
-    async def _draw(self, plan: Plan) -> Snippets:
-        bank = pinned(plan.bank.version)
-        if plan.rows is not None:
-            return await self._bank.gather(bank, plan.rows)
-        spec = DrawSpec(len(plan.indices), plan.seed, plan.labels)
-        if plan.exclude:
-            return await self._drawer.draw_except(bank, spec, plan.exclude)
+    async def _snippets(self, plan: Plan) -> Snippets | None:
+        query = plan.query
+        if query is None:
+            return None
+        bank = pinned(query.bank.version)
+        if query.rows is not None:
+            return await self._bank.gather(bank, query.rows)
+        spec = DrawSpec(len(plan.indices), plan.seed, query.labels)
+        if query.exclude:
+            return await self._drawer.draw_except(bank, spec, query.exclude)
         return await self._drawer.draw(bank, spec)
 
     async def _generate(self, job: _Job) -> tuple[FinishedImage, ...]:
@@ -140,23 +145,25 @@ class Pipeline:
 class _Job:
     plan: Plan
     class_names: dict[int, str]
-    snippets: Snippets
+    snippets: Snippets | None
     task: GenerationTask
     ticket: Ticket
     watch: Stopwatch
     deliver: Callable[[FinishedImage], None]
 
 
-def _task(plan: Plan, snippets: Snippets, deadline_seconds: float) -> GenerationTask:
+def _task(plan: Plan, snippets: Snippets | None, deadline_seconds: float) -> GenerationTask:
     return GenerationTask(
         id=uuid.uuid4().hex,
         model=pinned(plan.model.version),
-        snippets=np.asarray(snippets.vectors, np.float32),
-        encoder=snippets.encoder,
+        snippets=None if snippets is None else np.asarray(snippets.vectors, np.float32),
+        encoder=None if snippets is None else snippets.encoder,
+        labels=None if plan.labels is None else np.asarray(plan.labels, np.int32),
         seeds=np.full(len(plan.indices), plan.seed, np.uint64),
         indices=np.asarray(plan.indices, np.int64),
         sampler=plan.sampler,
         num_steps=plan.steps,
+        guidance_scale=plan.guidance_scale,
         priority=plan.priority,
         deadline_seconds=deadline_seconds,
     )

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
+from gmem_generator.resolve import Resolver
 from gmem_generator.schemas import Part
 from gmem_shared.errors import GmemError
 from gmem_shared.ports import Backend, BankSource
@@ -15,9 +16,20 @@ TIMEOUT_SECONDS = 2.0
 
 
 class Readiness:
-    """Asks bank and engine, every time anew."""
+    """Asks bank and engine, every time anew.
 
-    def __init__(self, bank: BankSource, backend: Backend, drain: Drain, metrics: Metrics) -> None:
+    The bank counts only if the default model draws from one: a front end of label models is ready
+    without.
+    """
+
+    def __init__(
+        self,
+        bank: BankSource,
+        backend: Backend,
+        drain: Drain,
+        metrics: Metrics,
+        resolver: Resolver,
+    ) -> None:
         async def server() -> None:
             drain.check()
 
@@ -27,16 +39,29 @@ class Readiness:
             "engine": backend.check,
         }
         self._metrics = metrics
+        self._resolver = resolver
 
     async def parts(self) -> tuple[dict[str, Part], float | None]:
         """Return the state of every part and, if one is away, when to ask again in seconds."""
         outcomes = await asyncio.gather(*map(_outcome, self._checks.values()))
         parts: dict[str, Part] = {}
-        for name, (reason, _) in zip(self._checks, outcomes, strict=True):
+        waits: dict[str, float] = {}
+        for name, (reason, wait) in zip(self._checks, outcomes, strict=True):
             parts[name] = Part(ready=reason is None, reason=reason)
             self._metrics.ready.labels(name).set(reason is None)
-        waits = [wait for reason, wait in outcomes if reason is not None]
-        return parts, max(waits, default=None)
+            if reason is not None:
+                waits[name] = wait
+        if waits.keys() == {"bank"} and not await self._draws():
+            return parts, None
+        return parts, max(waits.values(), default=None)
+
+    async def _draws(self) -> bool:
+        """Whether the default model draws from a bank, as far as can be said now."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                return (await self._resolver.model(None)).condition == "snippet"
+        except (TimeoutError, GmemError):
+            return True
 
 
 async def _outcome(check: Callable[[], Awaitable[None]]) -> tuple[str | None, float]:

@@ -8,29 +8,37 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gmem_generator.schemas import MAX_SEED, Row
+from gmem_generator.schemas import MAX_SEED, GuidanceScale, Row
 from gmem_shared.errors import InvalidRequestError
+from gmem_shared.types import ConditionKind
 
 _Pinned = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}@sha256-[0-9a-f]{64}$")]
 
 
 class ReplayToken(BaseModel):
-    """One image: bank version and row, model version, noise stream, sampler and steps."""
+    """One image: model version, its condition, noise stream, sampler, steps and guidance.
+
+    The condition is a row of a bank version, or a class id, or nothing. What is not given is left
+    out of the text, so the tokens of GMem models are those of every release.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     v: Literal[1] = 1
-    bank: _Pinned
-    row: Row
+    bank: _Pinned | None = None
+    row: Row | None = None
+    label: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     model: _Pinned
     seed: int = Field(ge=0, le=MAX_SEED)
     index: int = Field(ge=0, le=2**63 - 1)
     sampler: str = Field(min_length=1, max_length=64)
     steps: int = Field(ge=1)
+    guidance_scale: GuidanceScale | None = None
 
     def encode(self) -> str:
         """Return the token as base64url text."""
-        return base64.urlsafe_b64encode(self.model_dump_json().encode()).rstrip(b"=").decode()
+        text = self.model_dump_json(exclude_none=True)
+        return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
 
     @classmethod
     def decode(cls, text: str) -> ReplayToken:
@@ -43,7 +51,21 @@ class ReplayToken(BaseModel):
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
             return cls.model_validate_json(raw)
         except (binascii.Error, ValidationError, ValueError) as error:
-            raise InvalidRequestError(
-                f"expected 'replay' to be a token of an earlier answer, found {text[:40]!r}…",
-                errors=[{"field": "replay", "message": "not a replay token"}],
-            ) from error
+            raise _not_ours(text) from error
+
+    def check_condition(self, condition: ConditionKind) -> None:
+        """Refuse a token that does not condition an image as its model does.
+
+        Raises:
+            InvalidRequestError: It gives too little or too much.
+        """
+        given = {name for name in ("bank", "row", "label") if getattr(self, name) is not None}
+        if given != {"snippet": {"bank", "row"}, "label": {"label"}, "none": set()}[condition]:
+            raise _not_ours(self.encode())
+
+
+def _not_ours(text: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"expected 'replay' to be a token of an earlier answer, found {text[:40]!r}…",
+        errors=[{"field": "replay", "message": "not a replay token"}],
+    )

@@ -1,55 +1,23 @@
-"""From a request to a plan: every name resolved, every default filled in, everything checked."""
+"""From a request to a plan: every name resolved, every default filled in, everything checked.
+
+What an image is conditioned on is the model's matter. A snippet model (GMem) makes a class label a
+query of a bank; a label model (SiT, REPA, EDM2) takes it as it is; an unconditional one takes none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import numpy as np
+
+from gmem_generator.classes import find_class
 from gmem_generator.memo import Memo
+from gmem_generator.plan import BankQuery, Plan, check_encoder, out_of_range
 from gmem_generator.replay import ReplayToken
 from gmem_generator.schemas import GenerateRequest, ReplayRequest
-from gmem_generator.validation import nearest
-from gmem_shared.errors import (
-    EncoderMismatchError,
-    OutOfRangeError,
-    UnknownClassError,
-    UnknownSamplerError,
-)
-from gmem_shared.types import BankInfo, ClassInfo, ModelInfo, Priority, VersionRef
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything a request's images depend on.
-
-    Attributes:
-        indices: Number of each image within the seed's stream.
-        labels: Class ids to draw from, ``None`` for all; without meaning when ``rows`` is given.
-        rows: The row of each image, instead of drawing.
-        exclude: Rows the draw must leave out.
-    """
-
-    bank: BankInfo
-    model: ModelInfo
-    seed: int
-    indices: tuple[int, ...]
-    sampler: str
-    steps: int
-    priority: Priority
-    labels: tuple[int, ...] | None = None
-    rows: tuple[int, ...] | None = None
-    exclude: frozenset[int] = frozenset()
-
-    def __post_init__(self) -> None:
-        """Check that bank and model, model and sampler belong together.
-
-        Raises:
-            EncoderMismatchError, UnknownSamplerError, OutOfRangeError: They do not.
-        """
-        _check_encoder(self.bank, self.model)
-        _check_sampler(self.sampler, self.model)
-        if self.steps > self.model.max_steps:
-            raise _out_of_range("num_steps", self.model.max_steps, self.steps)
+from gmem_shared.class_draw import draw_classes
+from gmem_shared.errors import ConditionMismatchError, InternalError
+from gmem_shared.types import BankInfo, ModelInfo
 
 
 class Resolver:
@@ -81,110 +49,124 @@ class Resolver:
 
         Raises:
             NotFoundError: The bank, model, class, row or sampler does not exist.
+            ConditionMismatchError: The model does not take what the request gives it.
             EncoderMismatchError: Bank and model do not belong together.
-            OutOfRangeError: More images or steps than are served.
+            OutOfRangeError: More images, steps or guidance than are served.
             InvalidRequestError: The replay token is none of ours.
         """
         if isinstance(request, ReplayRequest):
             return await self._replay(request)
-        rows = tuple(request.memory.rows) if request.memory else ()
+        rows = request.memory.rows if request.memory else ()
         count = request.num_images or len(rows) or 1
         if count > self._max_images:
-            raise _out_of_range("num_images", self._max_images, count)
-        model = await self._models.get(request.model or self._default_model)
-        bank = await self._bank(request.bank, model)
-        label = request.class_label
+            raise out_of_range("num_images", f"at most {self._max_images}", count)
+        model = await self.model(request.model)
+        seed = self._random_seed() if request.seed is None else request.seed
         return Plan(
-            bank=bank,
             model=model,
-            seed=self._random_seed() if request.seed is None else request.seed,
+            seed=seed,
             indices=tuple(range(count)),
             sampler=request.sampler or model.default_sampler,
             steps=request.num_steps or model.default_steps,
+            guidance_scale=_guidance(request.guidance_scale, model),
             priority=request.priority,
-            labels=None if label is None else (find_class(bank, label).id,),
-            rows=tuple(rows[i % len(rows)] for i in range(count)) if rows else None,
-            exclude=frozenset(request.memory.exclude if request.memory else ()),
+            query=await self._query(request, model, count),
+            labels=_labels(request.class_label, model, seed, count),
         )
 
-    async def _bank(self, named: str | None, model: ModelInfo) -> BankInfo:
+    async def model(self, named: str | None) -> ModelInfo:
+        """Return what is known of a model, by default the default one."""
+        return await self._models.get(named or self._default_model)
+
+    async def bank(self, named: str | None, model: ModelInfo) -> BankInfo | None:
+        """Return the bank that images of a model come from, if they come from one.
+
+        Raises:
+            ConditionMismatchError: A bank is named for a model that draws from none.
+            EncoderMismatchError: Bank and model do not belong together.
+        """
+        if model.condition != "snippet":
+            if named is not None:
+                raise _not_taken("bank", model)
+            return None
+        if model.default_bank is None:
+            raise InternalError(f"model {model.version} takes snippets and names no bank")
         bank = await self._banks.get(named or model.default_bank)
         if named is None and model.training_bank is not None and bank.encoder != model.encoder:
             # Bank and model of a new encoder are published one after the other.
-            return await self._banks.get(model.training_bank)
+            bank = await self._banks.get(model.training_bank)
+        check_encoder(bank, model)
         return bank
+
+    async def _query(
+        self, request: GenerateRequest, model: ModelInfo, count: int
+    ) -> BankQuery | None:
+        bank = await self.bank(request.bank, model)
+        memory, label = request.memory, request.class_label
+        if bank is None:
+            if memory is not None:
+                raise _not_taken("memory", model)
+            return None
+        rows = memory.rows if memory else ()
+        return BankQuery(
+            bank,
+            labels=None if label is None else (find_class(bank, label).id,),
+            rows=tuple(rows[i % len(rows)] for i in range(count)) if rows else None,
+            exclude=frozenset(memory.exclude if memory else ()),
+        )
 
     async def _replay(self, request: ReplayRequest) -> Plan:
         token = ReplayToken.decode(request.replay)
+        model = await self._models.get(token.model)
+        token.check_condition(model.condition)
+        query = None
+        if token.bank is not None and token.row is not None:
+            query = BankQuery(await self._banks.get(token.bank), rows=(token.row,))
         return Plan(
-            bank=await self._banks.get(token.bank),
-            model=await self._models.get(token.model),
+            model=model,
             seed=token.seed,
             indices=(token.index,),
             sampler=token.sampler,
             steps=token.steps,
+            guidance_scale=_guidance(token.guidance_scale, model),
             priority=request.priority,
-            rows=(token.row,),
+            query=query,
+            labels=None if token.label is None else (token.label,),
         )
 
 
-def pinned(version: VersionRef) -> str:
-    """Return the reference that means this very version, wherever aliases move."""
-    return f"{version.name}@{version.digest}"
+def _labels(
+    named: int | str | None, model: ModelInfo, seed: int, count: int
+) -> tuple[int, ...] | None:
+    """Return the class id of each image of a label model: the named one, or one drawn for each."""
+    if model.condition == "none" and named is not None:
+        raise _not_taken("class_label", model)
+    if model.condition != "label":
+        return None
+    if named is not None:
+        return (find_class(model, named).id,) * count
+    ids = [info.id for info in model.classes]
+    return tuple(draw_classes(ids, seed, np.arange(count)).tolist())
 
 
-def find_class(bank: BankInfo, label: int | str) -> ClassInfo:
-    """Find a class by id, name or alias; names in any case.
-
-    Raises:
-        UnknownClassError: There is none; names the nearest.
-    """
-    if isinstance(label, int):
-        found = next((c for c in bank.classes if c.id == label), None)
-    else:
-        wanted = label.casefold()
-        found = next((c for c in bank.classes if wanted in _names(c)), None)
-    if found is None:
-        raise _unknown_class(bank, label)
-    return found
+def _guidance(asked: float | None, model: ModelInfo) -> float | None:
+    if model.default_guidance_scale is not None:
+        return model.default_guidance_scale if asked is None else asked
+    if asked is not None and asked != 1:
+        raise out_of_range(
+            "guidance_scale", f"1 or none, model {model.version} cannot be guided", asked
+        )
+    return None
 
 
-def _names(info: ClassInfo) -> set[str]:
-    return {name.casefold() for name in (info.name, *info.aliases)}
-
-
-def _unknown_class(bank: BankInfo, label: int | str) -> UnknownClassError:
-    known = [name for info in bank.classes for name in (info.name, *info.aliases)]
-    close = [repr(name) for name in nearest(label, known)] if isinstance(label, str) else []
-    ids = f"ids {bank.classes[0].id} to {bank.classes[-1].id}" if bank.classes else "no class"
-    detail = (
-        f"expected a class of bank {bank.version} ({ids}), found {repr(label)[:100]}; "
-        + (f"nearest: {', '.join(close)}; " if close else "")
-        + f"GET /classes?bank={bank.version} lists them all"
+def _not_taken(field: str, model: ModelInfo) -> ConditionMismatchError:
+    takes = {
+        "snippet": "takes rows of a bank",
+        "label": "takes a class label and draws from no bank",
+        "none": "is unconditional",
+    }[model.condition]
+    return ConditionMismatchError(
+        f"expected no {field!r} for model {model.version}, which {takes}; leave it out or name "
+        "another model, GET /models lists them",
+        errors=[{"field": field, "message": "not taken by this model"}],
     )
-    return UnknownClassError(detail, errors=[{"field": "class_label", "message": "unknown class"}])
-
-
-def _check_encoder(bank: BankInfo, model: ModelInfo) -> None:
-    if bank.encoder != model.encoder:
-        raise EncoderMismatchError(
-            f"expected a bank made with encoder {model.encoder!r}, which model {model.version} "
-            f"was trained with, found bank {bank.version} made with {bank.encoder!r}; "
-            f"name another bank or another model (default bank: {model.default_bank})"
-        )
-
-
-def _check_sampler(sampler: str, model: ModelInfo) -> None:
-    if sampler not in model.samplers:
-        close = nearest(sampler, model.samplers, count=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UnknownSamplerError(
-            f"expected a sampler of model {model.version}, found {sampler!r}; {hint}"
-            f"known: {', '.join(model.samplers)}",
-            errors=[{"field": "sampler", "message": "unknown sampler"}],
-        )
-
-
-def _out_of_range(field: str, most: int, found: int) -> OutOfRangeError:
-    message = f"expected at most {most}, found {found}"
-    return OutOfRangeError(f"{field}: {message}", errors=[{"field": field, "message": message}])

@@ -16,12 +16,13 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from gmem_shared.types import Priority
+from gmem_shared.types import ConditionKind, Priority
 
 MAX_SEED = 2**64 - 1
 _REFERENCE = r"^[a-z0-9][a-z0-9._-]{0,62}(@[A-Za-z0-9][A-Za-z0-9._-]{0,79})?$"
 
 Row = Annotated[int, Field(ge=0, le=2**63 - 1)]
+GuidanceScale = Annotated[float, Field(ge=0, le=100, examples=[1.5])]
 DeadlineMs = Annotated[int, Field(ge=1, le=3_600_000, examples=[30_000])]
 Reference = Annotated[str, Field(pattern=_REFERENCE, examples=["digits@production"])]
 
@@ -69,14 +70,19 @@ _BOTH: JsonDict = {
 
 
 class GenerateRequest(Body):
-    """Make images of one class, of all classes, or from chosen rows of the memory bank."""
+    """Make images of one class, of all classes, or from chosen rows of the memory bank.
+
+    ``bank`` and ``memory`` are for models that draw from a memory bank, ``class_label`` for all but
+    unconditional ones: see ``condition`` in ``GET /models``.
+    """
 
     model_config = ConfigDict(json_schema_extra={"not": _BOTH})
 
     class_label: Annotated[int | str | None, BeforeValidator(_id_or_name)] = Field(
         default=None, examples=[7, "seven"]
     )
-    """Class id, name or alias (in any case); omitted: rows are drawn over all classes."""
+    """Class id, name or alias (in any case), see ``GET /classes``; omitted: each image's row, or
+    its class, is drawn over all classes."""
 
     num_images: int | None = Field(default=None, ge=1, examples=[4])
     """How many images; by default one, or one per row of ``memory.rows``."""
@@ -89,6 +95,10 @@ class GenerateRequest(Body):
 
     sampler: str | None = Field(default=None, min_length=1, max_length=64, examples=["heun"])
     """One of ``GET /samplers``; by default the model's."""
+
+    guidance_scale: GuidanceScale | None = None
+    """How strongly the condition is followed; 1 is no guidance. By default the model's; a model
+    without ``default_guidance_scale`` in ``GET /models`` takes none but 1."""
 
     bank: Reference | None = None
     """``name``, ``name@alias``, ``name@sequence`` or ``name@digest``; by default the model's."""
@@ -177,6 +187,7 @@ class ImageAnswer(Answer):
     class_label: int | None
     class_name: str | None
     snippets: list[SnippetUse]
+    """Empty for a model that draws from no bank."""
     replay: str
     """Send ``{"replay": …}`` to make the same image again, bit for bit."""
 
@@ -202,7 +213,8 @@ class Completed(Answer):
     """An answer without its images: the last event of a stream."""
 
     id: str
-    bank: Version
+    bank: Version | None
+    """``null`` for a model that draws from no bank."""
     model: Version
     usage: Usage
     timings_ms: Timings
@@ -212,7 +224,8 @@ class GenerateAnswer(Answer):
     """The images, each with its provenance."""
 
     id: str
-    bank: Version
+    bank: Version | None
+    """``null`` for a model that draws from no bank."""
     model: Version
     images: list[ImageAnswer]
     usage: Usage
@@ -220,18 +233,20 @@ class GenerateAnswer(Answer):
 
 
 class ClassAnswer(Answer):
-    """One class of a bank."""
+    """One class of a bank or of a label model."""
 
     id: int
     name: str
     aliases: list[str]
-    rows: int
+    rows: int | None
+    """Rows of the bank that a draw can return."""
 
 
 class ClassesAnswer(Answer):
-    """The classes of one bank version."""
+    """The classes of one bank version, or of one version of a label model."""
 
-    bank: Version
+    bank: Version | None
+    model: Version | None
     classes: list[ClassAnswer]
 
 
@@ -256,7 +271,8 @@ class ModelAnswer(Answer):
     """One model, in its default version."""
 
     version: Version
-    encoder: str
+    condition: ConditionKind
+    """What an image is made from: a row of a memory bank, a class label, or neither."""
     width: int
     height: int
     channels: int
@@ -264,7 +280,13 @@ class ModelAnswer(Answer):
     default_sampler: str
     default_steps: int
     max_steps: int
-    default_bank: str
+    default_guidance_scale: float | None
+    """``null``: the model cannot be guided; 1: no guidance unless asked for."""
+    classes: int | None
+    """Number of classes of a label model; those of other models are their bank's."""
+    encoder: str | None
+    """Of the snippets, for a model that draws from a bank."""
+    default_bank: str | None
     aliases: list[str]
 
 
@@ -299,7 +321,7 @@ class LiveAnswer(Answer):
 
 
 class ReadyAnswer(Answer):
-    """Every part is ready."""
+    """Every part that the default model needs is ready."""
 
     status: Literal["ready"] = "ready"
     parts: dict[str, Part]

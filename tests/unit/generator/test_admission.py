@@ -25,7 +25,7 @@ def admission(limit: int, clock: Clock | None = None) -> tuple[Admission, Collec
 
 def test_images_are_counted_until_finished_or_given_up() -> None:
     gate, registry = admission(10)
-    with gate.admit(4, steps=8, sampler="heun") as ticket:
+    with gate.admit(4, steps=8, kind="heun") as ticket:
         ticket.finished(16)
         assert gate.images == 3
         assert registry.get_sample_value("gmem_generator_images_waiting") == 3
@@ -36,7 +36,7 @@ def test_images_are_counted_until_finished_or_given_up() -> None:
 def test_a_full_queue_refuses_and_names_the_time_its_backlog_needs() -> None:
     clock = Clock()
     gate, registry = admission(10, clock)
-    with gate.admit(10, steps=8, sampler="heun") as ticket:
+    with gate.admit(10, steps=8, kind="heun") as ticket:
         for _ in range(2):  # 16 evaluations a second: two evaluations for each of 8 steps
             clock.now += 1.0
             ticket.finished(16)
@@ -64,10 +64,10 @@ def test_idle_time_is_no_work() -> None:
     gate, _ = admission(10, clock)
     for _ in range(3):
         clock.now += 1000.0
-        with gate.admit(1, steps=10, sampler="euler") as ticket:
+        with gate.admit(1, steps=10, kind="euler") as ticket:
             clock.now += 2.0
             ticket.finished(10)
-    with gate.admit(1, steps=10, sampler="euler"):
+    with gate.admit(1, steps=10, kind="euler"):
         assert gate.backlog_seconds == pytest.approx(2.0)
 
 

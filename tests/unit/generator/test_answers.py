@@ -67,3 +67,20 @@ async def test_several_images_as_png_are_a_grid_with_every_origin(front) -> None
 async def test_a_grid_is_the_same_bytes_every_time(front) -> None:
     sheets = [(await front.generate("image/png", **REQUEST)).content for _ in range(2)]
     assert sheets[0] == sheets[1]
+
+
+async def test_png_of_a_guided_label_model_says_so_and_names_no_bank(front) -> None:
+    png = await front.generate("image/png", model="sit", class_label=7, seed=42)
+    facts = json.loads(decode(png.content).text["gmem"])
+    assert (facts["class_label"], facts["class_name"]) == (7, "seven")
+    assert facts["guidance_scale"] == 1.5
+    assert not {"bank", "row", "source_id", "label"} & facts.keys()
+    assert png.headers["X-Gmem-Guidance-Scale"] == "1.5"
+    assert png.headers["X-Gmem-Model"] == "sit@3"
+    assert "X-Gmem-Bank" not in png.headers
+
+
+async def test_an_unguided_image_says_nothing_of_guidance(front) -> None:
+    png = await front.generate("image/png", **{**REQUEST, "num_images": 1})
+    assert "X-Gmem-Guidance-Scale" not in png.headers
+    assert "guidance_scale" not in json.loads(decode(png.content).text["gmem"])

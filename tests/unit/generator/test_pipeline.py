@@ -46,6 +46,37 @@ async def test_a_replay_makes_each_image_again_even_from_an_old_bank_version(fro
         assert again["bank"]["seq"] == 1
 
 
+async def test_a_label_model_gets_labels_and_no_bank_is_asked(front) -> None:
+    answer = (await front.generate(model="sit", **REQUEST, guidance_scale=4)).json()
+    (task,) = front.backend.tasks
+    assert (task.snippets, task.encoder) == (None, None)
+    assert (task.labels.dtype, task.labels.tolist()) == ("int32", [7, 7, 7])
+    assert task.guidance_scale == 4
+    assert front.bank.draws == []
+    assert answer["bank"] is None
+    assert {image["class_name"] for image in answer["images"]} == {"seven"}
+    assert [image["snippets"] for image in answer["images"]] == [[], [], []]
+
+
+async def test_an_unconditional_model_gets_noise_alone(front) -> None:
+    answer = (await front.generate(model="edm2", num_images=2)).json()
+    (task,) = front.backend.tasks
+    assert (task.snippets, task.labels, task.guidance_scale) == (None, None, 2.0)
+    assert [image["class_label"] for image in answer["images"]] == [None, None]
+
+
+@pytest.mark.parametrize("guidance", [{}, {"guidance_scale": 1}, {"guidance_scale": 7.5}])
+@pytest.mark.parametrize("model", ["sit", "edm2"])
+async def test_an_image_without_memory_is_replayed_with_its_class_and_guidance(
+    front, model, guidance
+) -> None:
+    images = (await front.generate(model=model, num_images=3, seed=5, **guidance)).json()["images"]
+    for image in images:
+        assert (await front.generate(replay=image["replay"])).json()["images"] == [image]
+    first, again = front.backend.tasks[0], front.backend.tasks[-1]
+    assert again.guidance_scale == first.guidance_scale
+
+
 async def test_an_omitted_seed_is_chosen_and_told(front) -> None:
     first, second = [(await front.generate()).json()["images"][0] for _ in range(2)]
     assert first["seed"] != second["seed"]

@@ -4,6 +4,7 @@ import pytest
 
 from gmem_generator import readiness
 from gmem_shared.errors import NotReadyError
+from tests.support.front import running_front
 
 
 async def test_ready_when_every_part_is(front) -> None:
@@ -45,3 +46,21 @@ async def test_draining_is_alive_but_not_ready(front) -> None:
     assert "server: " in ready.json()["detail"]
     assert (await front.generate()).status_code == 503
     assert (await front.client.get("/classes")).status_code == 200
+
+
+@pytest.mark.parametrize(("model", "status"), [("sit", 200), ("edm2", 200), ("digits", 503)])
+async def test_a_bank_that_is_away_matters_only_to_a_model_that_draws_from_one(
+    model, status
+) -> None:
+    async with running_front(default_model=f"{model}@production") as front:
+        front.bank.gate.failure = NotReadyError("no bank in the store", retry_after_seconds=1)
+        answer = await front.client.get("/readyz")
+        assert answer.status_code == status
+        assert answer.json()["parts"]["bank"] == {"ready": False, "reason": "no bank in the store"}
+        assert (await front.generate()).status_code == status
+
+
+async def test_a_default_model_that_cannot_be_asked_may_need_the_bank() -> None:
+    async with running_front(default_model="nobody@production") as front:
+        front.bank.gate.failure = NotReadyError("no bank in the store", retry_after_seconds=1)
+        assert (await front.client.get("/readyz")).status_code == 503

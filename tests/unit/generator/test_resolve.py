@@ -5,21 +5,16 @@ from dataclasses import replace
 import pytest
 
 from gmem_generator.memo import Memo
-from gmem_generator.resolve import Plan, Resolver, find_class
+from gmem_generator.plan import Plan
+from gmem_generator.resolve import Resolver
 from gmem_generator.schemas import GenerateRequest
 from gmem_shared.errors import (
     EncoderMismatchError,
     OutOfRangeError,
-    UnknownClassError,
     UnknownSamplerError,
 )
 from gmem_shared.types import BankInfo, ModelInfo
 from tests.support.fakes import FakeBackend, FakeBank
-
-
-@pytest.fixture
-async def bank_info():
-    return await FakeBank().describe("digits")
 
 
 async def plan(
@@ -39,27 +34,8 @@ async def plan(
 async def test_defaults_are_the_models() -> None:
     resolved = await plan()
     assert (resolved.sampler, resolved.steps, resolved.seed) == ("heun", 16, 1234)
-    assert (resolved.indices, resolved.labels, resolved.rows) == ((0,), None, None)
-
-
-@pytest.mark.parametrize("label", [7, "seven", "SEVEN", "Seven", "n00000007"])
-async def test_a_class_is_found_by_id_name_or_alias_in_any_case(bank_info, label) -> None:
-    assert find_class(bank_info, label).id == 7
-
-
-@pytest.mark.parametrize(
-    ("label", "nearest"), [("sevn", "'seven'"), ("THREA", "'three'"), ("n00000077", "'n00000007'")]
-)
-async def test_an_unknown_name_is_answered_with_the_nearest(bank_info, label, nearest) -> None:
-    with pytest.raises(UnknownClassError, match=nearest) as unknown:
-        find_class(bank_info, label)
-    assert "GET /classes?bank=digits@1" in unknown.value.detail
-
-
-@pytest.mark.parametrize("label", [10, -1, 10**30, "", "\ud800", "x" * 100_000])
-async def test_whatever_is_no_class_is_an_unknown_one(bank_info, label) -> None:
-    with pytest.raises(UnknownClassError, match="ids 0 to 9"):
-        find_class(bank_info, label)
+    assert (resolved.indices, resolved.labels, resolved.guidance_scale) == ((0,), None, None)
+    assert (resolved.query.labels, resolved.query.rows) == (None, None)
 
 
 async def test_seed_zero_is_a_seed() -> None:
@@ -67,8 +43,8 @@ async def test_seed_zero_is_a_seed() -> None:
 
 
 async def test_rows_take_turns() -> None:
-    assert (await plan(memory={"rows": [3, 9]})).rows == (3, 9)
-    assert (await plan(memory={"rows": [3, 9]}, num_images=5)).rows == (3, 9, 3, 9, 3)
+    assert (await plan(memory={"rows": [3, 9]})).query.rows == (3, 9)
+    assert (await plan(memory={"rows": [3, 9]}, num_images=5)).query.rows == (3, 9, 3, 9, 3)
 
 
 async def test_a_sampler_the_model_lacks_is_refused_with_the_nearest() -> None:
@@ -95,7 +71,7 @@ async def test_the_training_bank_stands_in_while_the_default_one_is_of_another_e
         async def describe(self, model: str) -> ModelInfo:
             return replace(await super().describe(model), training_bank="digits@7")
 
-    assert (await plan(Moved(), Trained())).bank.encoder == "fake-encoder"
+    assert (await plan(Moved(), Trained())).query.bank.encoder == "fake-encoder"
     with pytest.raises(EncoderMismatchError, match="newer-encoder"):
         await plan(Moved(), Trained(), bank="digits@production")
 
@@ -103,3 +79,41 @@ async def test_the_training_bank_stands_in_while_the_default_one_is_of_another_e
 async def test_a_bank_of_another_encoder_is_refused_by_name() -> None:
     with pytest.raises(EncoderMismatchError, match=r"'fake-encoder'.*'other-encoder'"):
         await plan(FakeBank(encoder="other-encoder"))
+
+
+async def test_a_class_of_a_label_model_is_the_class_of_every_image() -> None:
+    resolved = await plan(model="sit", class_label="SEVEN", num_images=3)
+    assert (resolved.labels, resolved.query, resolved.bank) == ((7, 7, 7), None, None)
+
+
+async def test_a_label_model_draws_the_same_classes_for_the_same_seed() -> None:
+    drawn = (await plan(model="sit", seed=42, num_images=64)).labels
+    assert drawn[:4] == (3, 6, 6, 1)
+    assert set(drawn) == set(range(10))
+    assert (await plan(model="sit", seed=42, num_images=4)).labels == drawn[:4]
+    assert (await plan(model="sit", seed=43, num_images=64)).labels != drawn
+
+
+async def test_an_unconditional_model_has_neither_labels_nor_a_bank() -> None:
+    resolved = await plan(model="edm2", num_images=2)
+    assert (resolved.labels, resolved.query, resolved.classes) == (None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("request_", "scale"),
+    [
+        ({"model": "sit"}, 1.5),
+        ({"model": "sit", "guidance_scale": 4}, 4),
+        ({"model": "sit", "guidance_scale": 1}, 1),
+        ({"model": "digits", "guidance_scale": 1}, None),
+        ({"model": "digits"}, None),
+    ],
+)
+async def test_guidance_is_the_asked_or_the_models_own(request_, scale) -> None:
+    assert (await plan(**request_)).guidance_scale == scale
+
+
+async def test_a_snippet_model_can_be_guided_too() -> None:
+    assert (await plan(backend=FakeBackend(guidance_scale=1.0))).guidance_scale == 1
+    guided = await plan(backend=FakeBackend(guidance_scale=1.0), guidance_scale=7.75)
+    assert guided.guidance_scale == 7.75
