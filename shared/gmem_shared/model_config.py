@@ -123,14 +123,20 @@ class PixelSpace(Strict):
 class AutoencoderArchitecture(Strict):
     """A convolutional autoencoder of the latent diffusion family (arXiv 2112.10752)."""
 
-    channels: int = Field(default=128, gt=0)
-    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    channels: int = Field(default=128, gt=0, multiple_of=32)
+    channel_mult: tuple[int, ...] = Field(default=(1, 2, 4, 4), min_length=1)
     num_res_blocks: int = Field(default=2, gt=0)
+    """Of the encoder; the decoder has one more per level."""
     attn_resolutions: tuple[int, ...] = ()
     """Sides, at images of ``resolution``, of the levels with attention; the middle always has."""
     resolution: int = Field(default=256, gt=0)
     z_channels: int = Field(default=4, gt=0)
     image_channels: int = Field(default=3, gt=0)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per side of a latent entry."""
+        return 1 << (len(self.channel_mult) - 1)
 
 
 class AutoencoderSpace(Strict):
@@ -145,6 +151,16 @@ class AutoencoderSpace(Strict):
     std: tuple[float, ...] = (1.0,)
     eight_bit: Literal["gmem-v1", "sit", "edm2-latent"]
     """Formula of the last step, see `gmem_model.images`."""
+
+    @model_validator(mode="after")
+    def _scaling_fits_channels(self) -> Self:
+        sizes = {1, self.autoencoder.z_channels}
+        if len(self.mean) not in sizes or len(self.std) not in sizes or min(self.std) <= 0:
+            raise ValueError(
+                f"expected 1 or {self.autoencoder.z_channels} means and positive stds, found "
+                f"{len(self.mean)} and {len(self.std)}"
+            )
+        return self
 
 
 LatentSpace = Annotated[PixelSpace | AutoencoderSpace, Field(discriminator="kind")]
@@ -202,7 +218,8 @@ class Guidance(Strict):
     scale: float = Field(default=1.0, ge=0)
     """Of a request that names none; 1 is no guidance."""
     low: float = 0.0
-    high: float = 1.0
+    high: float | None = None
+    """No bound by default."""
     past_high: Literal["prediction", "reference"] = "prediction"
     """What is used beyond ``high``; the published GMem v2 code goes on with the reference."""
     channels: int | None = Field(default=None, gt=0)
@@ -247,4 +264,15 @@ class ModelConfig(Strict):
             raise ValueError("expected an encoder for a network that takes snippets, and only then")
         if takes_snippets != (self.default_bank is not None):
             raise ValueError("expected a default_bank for a network that takes snippets, only then")
+        return self
+
+    @model_validator(mode="after")
+    def _network_works_on_the_latents(self) -> Self:
+        channels = self.architecture.in_channels
+        space = self.latent_space
+        if isinstance(space, AutoencoderSpace) and space.autoencoder.z_channels != channels:
+            raise ValueError(
+                f"expected an autoencoder with the network's {channels} latent channels, found "
+                f"{space.autoencoder.z_channels}"
+            )
         return self

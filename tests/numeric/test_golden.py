@@ -33,8 +33,6 @@ NOT_YET_IMPLEMENTED = frozenset(
         ("sit-original", "sampler.ode_likelihood"),
         ("sit-original", "sampler.sde"),
         ("sit-original", "train.transport_loss"),
-        ("vavae", "vae_decode"),
-        ("vavae", "vae_encode"),
     }
 )
 

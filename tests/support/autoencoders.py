@@ -1,0 +1,37 @@
+"""Small autoencoders with random weights, in the layouts in which the real ones are published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from gmem_model.autoencoder import Autoencoder
+from gmem_shared.model_config import AutoencoderArchitecture
+
+TINY = AutoencoderArchitecture(
+    channels=32, channel_mult=(1, 2), num_res_blocks=1, attn_resolutions=(128,), z_channels=4
+)
+"""Two pixels per side of a latent entry; attention at the lower level, as in VA-VAE."""
+
+
+def tiny_autoencoder(architecture: AutoencoderArchitecture = TINY, seed: int = 0) -> Autoencoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Autoencoder(architecture).eval()
+
+
+def save_vavae(path: Path, autoencoder: Autoencoder) -> None:
+    """Write what VA-VAE's training writes: a loss and a foundation model lie beside it."""
+    others = {
+        "loss.discriminator.main.0.weight": torch.zeros(2),
+        "foundation_model.model.cls_token": torch.zeros(1, 1, 4),
+        "linear_proj.weight": torch.zeros(3),
+    }
+    state = {"state_dict": autoencoder.state_dict() | others, "epoch": 3, "global_step": 7}
+    torch.save(state, path)
+
+
+def save_ours(path: Path, autoencoder: Autoencoder) -> None:
+    save_file(autoencoder.state_dict(), path)
