@@ -2,46 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gmem_shared.errors import CorruptVersionError, InvalidRequestError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Map a safetensors file.
+
+class WeightsFile(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each mapped when it is asked for.
 
     Raises:
-        CorruptVersionError: It is none.
+        CorruptVersionError: The file is no safetensors file.
     """
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CorruptVersionError(
-            f"expected {path.name} to be a safetensors file, found one that does not open: {error}"
-        ) from error
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with safe_open(path, "pt") as file:
+                self._names = frozenset(file.keys())
+        except SafetensorError as error:
+            raise CorruptVersionError(
+                f"expected {path.name} to be a safetensors file, found one that does not open: "
+                f"{error}"
+            ) from error
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        # One mapping per tensor: the pages of a mapping count as ours as long as it lives, and one
+        # of the whole file would double the memory that it takes to copy every tensor.
+        with safe_open(self._path, "pt") as file:
+            return file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names))
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
-def assign(module: ModuleT, weights: Mapping[str, Tensor], source: str) -> ModuleT:
+def assign(
+    module: ModuleT,
+    weights: Mapping[str, Tensor],
+    source: str,
+    *,
+    defaults: Mapping[str, Tensor] = NOTHING,
+) -> ModuleT:
     """Give a module these weights, in float32, and return it in eval mode.
 
     Args:
         module: May be on the meta device.
-        weights: Exactly its state dict, in any dtype.
+        weights: Exactly its state dict, in any floating-point type.
         source: Where they come from, for the message.
+        defaults: What ``weights`` may lack.
 
     Raises:
-        InvalidRequestError: Names or shapes are not those of the module.
+        InvalidRequestError: Names, shapes or types are not those of the module.
     """
-    different = differences(module.state_dict(), weights)
+    expected = module.state_dict()
+    missing = defaults.keys() - weights.keys()
+    different = differences({k: v for k, v in expected.items() if k not in missing}, weights)
     if different:
         raise InvalidRequestError(
             f"expected {source} to hold exactly the weights of a {type(module).__name__} of its "
@@ -50,20 +83,25 @@ def assign(module: ModuleT, weights: Mapping[str, Tensor], source: str) -> Modul
     # The copy moves the weights from a mapped file into memory of torch's own alignment, so that
     # kernels give the same bits wherever the file came from.
     owned = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
-    module.load_state_dict(owned, assign=True)
+    module.load_state_dict(owned | {name: defaults[name] for name in missing}, assign=True)
     return module.eval()
 
 
 def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Say which weights are missing, unexpected or of another shape; empty if none is."""
+    """Say which weights are missing, unexpected or unlike the expected ones; empty if none is."""
+    common = sorted(expected.keys() & found.keys())
     reshaped = [
         f"{name} (expected {tuple(expected[name].shape)}, found {tuple(found[name].shape)})"
-        for name in sorted(expected.keys() & found.keys())
+        for name in common
         if expected[name].shape != found[name].shape
+    ]
+    retyped = [
+        f"{name} ({found[name].dtype})" for name in common if not found[name].is_floating_point()
     ]
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
         "unexpected": sorted(found.keys() - expected.keys()),
         "of another shape": reshaped,
+        "of no floating-point type": retyped,
     }
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gmem_model.autoencoder.network import Autoencoder
 from gmem_model.importing.torch_file import read_torch_file, state_dict
-from gmem_model.weights import differences, read_weights
+from gmem_model.weights import WeightsFile, differences
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.model_config import AutoencoderArchitecture
 
@@ -81,9 +81,9 @@ def _file(path: Path) -> Path:
     raise InvalidRequestError(f"expected {' or '.join(_FOLDER_FILES)} in {path}, found neither")
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read(file: Path) -> Mapping[str, Tensor]:
     if file.suffix == ".safetensors":
-        return read_weights(file)
+        return WeightsFile(file)
     values = read_torch_file(file)
     for member in ("state_dict", "model"):
         if isinstance(values, Mapping) and isinstance(values.get(member), Mapping):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from gmem_model.autoencoder.network import Autoencoder
-from gmem_model.weights import assign, read_weights
+from gmem_model.weights import WeightsFile, assign
 from gmem_shared.errors import CorruptVersionError, InvalidRequestError
 from gmem_shared.model_config import AutoencoderArchitecture
 
@@ -23,6 +23,6 @@ def load_autoencoder(path: Path, architecture: AutoencoderArchitecture) -> Autoe
     with torch.device("meta"):
         autoencoder = Autoencoder(architecture)
     try:
-        return assign(autoencoder, read_weights(path), path.name)
+        return assign(autoencoder, WeightsFile(path), path.name)
     except InvalidRequestError as error:
         raise CorruptVersionError(error.detail) from error
