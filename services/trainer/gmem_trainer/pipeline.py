@@ -18,10 +18,10 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from gmem_model.sit import SiT
+from gmem_model.network import Network
 from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import open_bank
-from gmem_shared.model_config import ModelConfig
+from gmem_shared.model_config import Interpolant, ModelConfig
 from gmem_shared.store import Store, Version
 from gmem_shared.types import DEFAULT_ALIAS, Reference
 from gmem_trainer import encoder as encoders
@@ -33,13 +33,14 @@ from gmem_trainer.judge import Judge
 from gmem_trainer.presets import Preset
 from gmem_trainer.promotion import promote
 from gmem_trainer.publishing import publish_bank, publish_model
-from gmem_trainer.training import Report, train
+from gmem_trainer.training.batches import Examples
+from gmem_trainer.training.loop import train
 from gmem_trainer.workdir import write_atomically
 
 _log = structlog.get_logger(__name__)
 
-Progress = Callable[[int], AbstractContextManager[Report]]
-"""Number of steps to a context that is told about each of them."""
+Progress = Callable[[int], AbstractContextManager[Callable[[int, float], None]]]
+"""Number of steps to a context that is told the number and the loss of each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +142,20 @@ def embed_training_images(
     return encoder_id, files, encoders.embed(encoder, dataset.train.pixels)
 
 
-def train_on_bank(run: Run, dataset: Dataset, bank: BankData, progress: Progress) -> SiT:
+def train_on_bank(run: Run, dataset: Dataset, bank: BankData, progress: Progress) -> Network:
     """Train the network on the bank's snippets, each with the image it was made from."""
     images = dataset.train.find(bank.source_ids).pixels
     recipe = run.preset.training
-    with progress(recipe.steps) as report:
+    with progress(recipe.steps) as show:
         return train(
             recipe,
             run.preset.architecture,
-            torch.from_numpy(images),
-            torch.from_numpy(bank.vectors.astype(np.float32)),
+            Interpolant(),
+            Examples(torch.from_numpy(images), torch.from_numpy(bank.vectors.astype(np.float32))),
             seed=run.seed,
             checkpoint=run.folder / "training.safetensors",
             checkpoint_every=run.checkpoint_every,
-            report=report,
+            report=lambda step: show(step.number, step.loss),
         )
 
 

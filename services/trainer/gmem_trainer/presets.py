@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gmem_model.presets import preset as architecture_preset
+from gmem_model.presets import DIGITS
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.model_config import SiTArchitecture
 from gmem_trainer import data
 from gmem_trainer.contrastive import EncoderRecipe
-from gmem_trainer.training import TrainingRecipe
+from gmem_trainer.training.recipe import PowerAverage, TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,20 @@ def digits() -> Preset:
         dataset=data.digits,
         split_seed=1797,
         encoder=EncoderRecipe(name="simclr64-digits"),
-        architecture=architecture_preset("digits"),
-        training=TrainingRecipe(),
+        architecture=DIGITS,
+        training=TrainingRecipe(
+            steps=350,
+            batch_size=128,
+            learning_rate=6e-3,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            warmup_steps=20,
+            decay=True,
+            max_gradient_norm=1.0,
+            average=PowerAverage(6.94),
+            times="lognormal",
+            snippet_noise=0.75,
+        ),
         sampler="ab2",
         sampler_steps=8,
         images_per_class=100,

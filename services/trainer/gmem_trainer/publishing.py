@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gmem_model.checkpoint import save_network
-from gmem_model.sit import SiT
+from gmem_model.network import Network
 from gmem_shared.bank_format import write_bank
 from gmem_shared.model_config import ModelConfig
 from gmem_shared.store import Repository, Version
@@ -47,7 +47,7 @@ def publish_bank(
 
 def publish_model(
     repository: Repository,
-    network: SiT,
+    network: Network,
     config: ModelConfig,
     encoder_files: Mapping[str, bytes],
     evaluation: Mapping[str, Any],

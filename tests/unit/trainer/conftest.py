@@ -51,6 +51,6 @@ def silent() -> Callable[[int], object]:
 
     @contextmanager
     def progress(total: int):
-        yield lambda step, loss: None
+        yield lambda number, loss: None
 
     return progress

@@ -1,0 +1,1 @@
+"""Training of the flow networks: recipe, batches, loss, state, loop, processes."""
