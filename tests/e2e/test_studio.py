@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from structlog.testing import capture_logs
 
 from gmem_shared.errors import NotReadyError
+from gmem_shared.types import ClassInfo
 from tests.support.http_server import Served, served
 
 pytestmark = pytest.mark.browser
@@ -103,6 +105,61 @@ def test_pixels_stay_pixels(page) -> None:
 def test_the_versions_in_use_are_shown(page) -> None:
     expect(page.get_by_text("digits@7")).to_be_visible()
     expect(page.get_by_text("digits@1")).to_be_visible()
+
+
+def choose_model(page: Page, name: str, version: str) -> None:
+    page.get_by_label("Model").select_option(name)
+    expect(page.get_by_text(version)).to_be_visible()
+
+
+def test_a_label_model_shows_its_classes_and_guidance_and_no_memory(page, front) -> None:
+    expect(page.get_by_role("slider", name="Guidance")).to_be_hidden()
+    choose_model(page, "sit", "sit@3")
+    expect(page.get_by_text("digits@1")).to_be_hidden()
+    choose(page, "seven")
+    page.get_by_role("slider", name="Guidance").fill("4")
+    page.get_by_label("Images").fill("2")
+    page.get_by_role("button", name="Generate").click()
+    expect(images(page)).to_have_count(2)
+    (task,) = front.backend.tasks
+    assert (task.labels.tolist(), task.guidance_scale) == ([7, 7], 4)
+    expect(page.get_by_role("heading", level=2)).to_contain_text("guidance 4")
+    card = page.get_by_role("figure").first
+    expect(card).to_contain_text("seven")
+    expect(card).not_to_contain_text("memory row")
+    expect(card.get_by_role("button", name="Vary")).to_be_hidden()
+
+
+def test_an_unconditional_model_offers_no_class(page, front) -> None:
+    choose_model(page, "edm2", "edm2@2")
+    expect(page.get_by_role("radio")).to_have_count(0)
+    page.get_by_role("button", name="Generate").click()
+    expect(images(page)).to_have_count(8)
+    assert front.backend.tasks[0].labels is None
+    choose_model(page, "digits", "digits@1")
+    expect(page.get_by_role("radio")).to_have_count(11)
+
+
+def test_one_of_many_classes_is_found_by_typing(page, front) -> None:
+    many = tuple(ClassInfo(i, f"breed {i}") for i in range(1000))
+    front.backend.infos["sit"] = replace(front.backend.infos["sit"], classes=many)
+    choose_model(page, "sit", "sit@3")
+    page.get_by_role("searchbox", name="Find a class").fill("BREED 77")
+    expect(page.get_by_role("radio")).to_have_count(11)
+    choose(page, "breed 777")
+    page.get_by_role("button", name="Generate").click()
+    expect(images(page)).to_have_count(8)
+    assert set(front.backend.tasks[0].labels.tolist()) == {777}
+
+
+def test_an_image_is_varied_with_the_model_that_made_it(page, front) -> None:
+    page.get_by_label("Images").fill("1")
+    page.get_by_role("button", name="Generate").click()
+    expect(images(page)).to_have_count(1)
+    choose_model(page, "sit", "sit@3")
+    page.get_by_role("button", name="Vary").click()
+    expect(images(page)).to_have_count(2)
+    assert {task.model.split("@")[0] for task in front.backend.tasks} == {"digits"}
 
 
 def test_again_takes_a_new_seed_and_vary_the_same_row(page, front) -> None:

@@ -187,7 +187,7 @@ class FakeBackend:
     """Images that are a function of the task and the position alone; 8 x 8, grey.
 
     Serves ``digits``, which takes snippets, ``sit``, which takes labels, and ``edm2``, which takes
-    nothing; the last two can be guided, ``digits`` if given a scale.
+    nothing; the last two can be guided, ``digits`` if given a scale. ``infos`` may be changed.
 
     ``gate`` stands before every image. ``fail_after`` makes a task fail when it has yielded so
     many. ``tasks`` are all ever accepted; ``running`` those unfinished now; ``stopped`` the ids
@@ -226,7 +226,7 @@ class FakeBackend:
         edm2 = replace(
             bankless, version=version("edm2", 2), condition="none", default_guidance_scale=2.0
         )
-        self._models = {info.version.name: info for info in (digits, sit, edm2)}
+        self.infos = {info.version.name: info for info in (digits, sit, edm2)}
 
     @classmethod
     def from_settings(cls, settings: Settings) -> FakeBackend:
@@ -242,13 +242,13 @@ class FakeBackend:
         await self.gate.passed()
 
     async def models(self) -> list[ModelInfo]:
-        return list(self._models.values())
+        return list(self.infos.values())
 
     async def describe(self, model: str) -> ModelInfo:
         reference = Reference.parse(model)
-        info = self._models.get(reference.name)
+        info = self.infos.get(reference.name)
         if info is None:
-            raise UnknownModelError(f"expected one of {list(self._models)}, found {model!r}")
+            raise UnknownModelError(f"expected one of {list(self.infos)}, found {model!r}")
         known = ("production", str(info.version.seq), info.version.digest)
         if reference.selector not in known:
             raise UnknownVersionError(f"model {model!r} has no version {reference.selector!r}")
@@ -271,7 +271,7 @@ class FakeBackend:
                 self.stopped.append(task.id)
 
     def _image(self, task: GenerationTask, position: int) -> GeneratedImage:
-        info = self._models[Reference.parse(task.model).name]
+        info = self.infos[Reference.parse(task.model).name]
         steps = task.num_steps or info.default_steps
         sampler = task.sampler or info.default_sampler
         facts = (

@@ -305,6 +305,8 @@ class SamplersAnswer(Answer):
     default_sampler: str
     default_steps: int
     max_steps: int
+    default_guidance_scale: float | None
+    """``null``: the model cannot be guided; 1: no guidance unless asked for."""
 
 
 class Part(Answer):

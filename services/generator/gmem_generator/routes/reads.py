@@ -75,6 +75,7 @@ def router(
             default_sampler=info.default_sampler,
             default_steps=info.default_steps,
             max_steps=info.max_steps,
+            default_guidance_scale=info.default_guidance_scale,
         )
 
     return api

@@ -3,9 +3,18 @@
 import { Problem, generate, read } from "./api.js";
 
 const MAX_BATCHES = 30;
+const MANY_CLASSES = 24;
+const HINTS = {
+  snippet:
+    "Each image is made from one row drawn from the memory bank. Its row and the image that row " +
+    "was made from are named beneath it.",
+  label: "This model takes the class itself and draws from no memory bank.",
+  none: "This model takes neither a class nor a row of a memory bank: each image begins as noise alone.",
+};
 const $ = (id) => document.getElementById(id);
 const randomSeed = () => Math.floor(Math.random() * 1e6);
 let running = null;
+let model = null; // the reference that requests name
 
 start();
 
@@ -20,17 +29,21 @@ async function start() {
     $("form").requestSubmit();
   });
   $("stop").addEventListener("click", () => running?.abort());
-  await untilLoaded();
+  $("model").addEventListener("change", () => untilLoaded(() => loadModel($("model").value)));
+  $("filter").addEventListener("input", filterClasses);
+  $("guidance").addEventListener("input", showGuidance);
+  await untilLoaded(async () => {
+    const models = await read("/models");
+    await loadModel(models.default);
+    showModels(models);
+  });
 }
 
 /** Fill the form; while the server is starting, say why and try again. */
-async function untilLoaded() {
+async function untilLoaded(load) {
   for (;;) {
     try {
-      const [classes, samplers] = await Promise.all([read("/classes"), read("/samplers")]);
-      showClasses(classes.classes);
-      showSamplers(samplers);
-      showVersions(samplers.model, classes.bank);
+      await load();
       hideProblem();
       return;
     } catch (error) {
@@ -40,37 +53,75 @@ async function untilLoaded() {
   }
 }
 
-function showClasses(classes) {
-  const chips = document.createElement("div");
-  chips.className = "chips";
-  const any = { id: "", name: "any", rows: classes.reduce((sum, c) => sum + c.rows, 0) };
+async function loadModel(reference) {
+  const query = `?model=${encodeURIComponent(reference)}`;
+  const [classes, samplers] = await Promise.all([read(`/classes${query}`), read(`/samplers${query}`)]);
+  if ($("model").value && $("model").value !== reference) return; // another one was chosen since
+  model = reference;
+  showClasses(classes);
+  showSamplers(samplers);
+  showVersions(samplers.model, classes.bank);
+}
+
+function showModels({ models, default: chosen }) {
+  const name = (reference) => reference.split("@")[0];
+  const others = models.map(({ version }) => version.name).filter((other) => other !== name(chosen));
+  const options = [chosen, ...others].map((reference) => new Option(name(reference), reference));
+  $("model").replaceChildren(...options);
+  $("models").hidden = others.length === 0;
+}
+
+function showClasses({ bank, classes }) {
+  $("classes").hidden = classes.length === 0;
+  $("filter").hidden = classes.length <= MANY_CLASSES;
+  $("filter").value = "";
+  $("hint").textContent = HINTS[bank ? "snippet" : classes.length ? "label" : "none"];
+  const chips = [];
+  const any = { id: "", name: "any", rows: bank && classes.reduce((sum, c) => sum + c.rows, 0) };
   for (const { id, name, rows } of [any, ...classes]) {
     const chip = document.createElement("label");
     chip.className = "chip";
-    chip.title = `${name}: ${rows} rows`;
+    chip.title = bank ? `${name}: ${plural(rows, "row")}` : name;
     const radio = document.createElement("input");
     Object.assign(radio, { type: "radio", name: "class", value: id, checked: id === "" });
     radio.dataset.name = name;
     const text = document.createElement("span");
     text.textContent = name;
     chip.append(radio, text);
-    chips.append(chip);
+    chips.push(chip);
   }
-  $("classes").querySelector(".chips")?.remove();
-  $("classes").append(chips);
+  $("chips").replaceChildren(...chips);
 }
 
-function showSamplers({ samplers, default_sampler, default_steps, max_steps }) {
+function filterClasses() {
+  const wanted = $("filter").value.trim().toLowerCase();
+  for (const chip of $("chips").children) {
+    chip.hidden = !chip.textContent.toLowerCase().includes(wanted);
+  }
+}
+
+function showSamplers({ samplers, default_sampler, default_steps, max_steps, default_guidance_scale }) {
   const options = samplers.map((name) => new Option(name, name, false, name === default_sampler));
   $("sampler").replaceChildren(...options);
   $("steps").max = max_steps;
   $("steps").value = default_steps;
+  $("guided").hidden = default_guidance_scale === null;
+  $("guidance").max = Math.max(10, Math.ceil(2 * default_guidance_scale));
+  $("guidance").value = default_guidance_scale ?? 1;
+  showGuidance();
+}
+
+function showGuidance() {
+  const scale = $("guidance").valueAsNumber;
+  $("guidance-shown").textContent = scale === 1 ? "off" : scale;
 }
 
 function showVersions(model, bank) {
-  for (const [id, version] of Object.entries({ model, bank })) {
-    $(id).textContent = `${version.name}@${version.seq}`;
-    $(id).title = version.digest;
+  $("bank-used").hidden = bank === null;
+  for (const [part, version] of Object.entries({ model, bank })) {
+    if (version === null) continue;
+    $(`${part}-version`).textContent = `${version.name}@${version.seq}`;
+    $(`${part}-version`).title = version.digest;
   }
 }
 
@@ -79,6 +130,7 @@ function rollSeed() {
 }
 
 function chosenName() {
+  if ($("classes").hidden) return model.split("@")[0];
   return document.querySelector("input[name=class]:checked")?.dataset.name ?? "any";
 }
 
@@ -93,15 +145,16 @@ function formRequest() {
 }
 
 function settings() {
-  return { num_steps: $("steps").valueAsNumber, sampler: $("sampler").value };
+  const guidance = $("guided").hidden ? {} : { guidance_scale: $("guidance").valueAsNumber };
+  return { model, num_steps: $("steps").valueAsNumber, sampler: $("sampler").value, ...guidance };
 }
 
-/** More images from the row of one: the same memory, other noise. */
-function vary(image) {
+/** More images from the row of one: the same memory and model, other noise. */
+function vary(image, { class_label, ...request }) {
   const { row } = image.snippets[0];
   const num_images = $("count").valueAsNumber;
   const memory = { rows: [row] };
-  make({ memory, ...settings(), num_images, seed: randomSeed() }, `memory row ${row}`);
+  make({ ...request, memory, num_images, seed: randomSeed() }, `memory row ${row}`);
 }
 
 async function make(request, name) {
@@ -116,7 +169,7 @@ async function make(request, name) {
     let done = 0;
     for await (const [event, data] of generate(request, mine.signal)) {
       if (event === "image") {
-        fillCard(batch.cards[data.index], data);
+        fillCard(batch.cards[data.index], data, request);
         say(`${++done} of ${plural(request.num_images, "image")}…`);
       } else {
         finish(batch, data, performance.now() - started);
@@ -145,10 +198,11 @@ function finish(batch, { bank, model, usage, timings_ms }, milliseconds) {
   );
 }
 
-function newBatch({ num_images, seed, sampler, num_steps }, name) {
+function newBatch({ num_images, seed, sampler, num_steps, guidance_scale = 1 }, name) {
   const section = $("batch").content.cloneNode(true).firstElementChild;
   section.querySelector("h2").textContent =
-    `${name} · seed ${seed} · ${sampler}, ${plural(num_steps, "step")}`;
+    `${name} · seed ${seed} · ${sampler}, ${plural(num_steps, "step")}` +
+    (guidance_scale === 1 ? "" : ` · guidance ${guidance_scale}`);
   const cards = Array.from({ length: num_images }, () => {
     const card = $("card").content.cloneNode(true).firstElementChild;
     card.classList.add("pending");
@@ -169,26 +223,31 @@ function discard(section) {
   section.remove();
 }
 
-function fillCard(card, image) {
-  const { row, source_id } = image.snippets[0];
+function fillCard(card, image, request) {
   const bytes = Uint8Array.from(atob(image.b64_png), (c) => c.charCodeAt(0));
   const url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
   const name = image.class_name ?? "no class";
+  const file = [name];
   const picture = new Image();
   picture.src = url;
   // A few pixels are recognised at a glance only when they are not blown up.
   picture.classList.toggle("tiny", image.width <= 16);
-  picture.alt = `${name}, made from memory row ${row}`;
+  picture.alt = name;
   card.querySelector(".frame").append(picture);
   card.querySelector(".class").textContent = name;
-  card.querySelector(".row").textContent = `memory row ${row}`;
-  card.querySelector(".source").textContent = `from image ${source_id}`;
+  for (const { row, source_id } of image.snippets) {
+    picture.alt += `, made from memory row ${row}`;
+    file.push(`row${row}`);
+    card.querySelector(".row").textContent = `memory row ${row}`;
+    card.querySelector(".source").textContent = `from image ${source_id}`;
+  }
   card.querySelector(".noise").textContent = `seed ${image.seed} #${image.index}`;
-  card.querySelector(".vary").addEventListener("click", () => vary(image));
+  card.querySelector(".vary").hidden = image.snippets.length === 0;
+  card.querySelector(".vary").addEventListener("click", () => vary(image, request));
   card.querySelector(".curl").addEventListener("click", (event) => copyCurl(event.target, image));
   const save = card.querySelector(".save");
   save.href = url;
-  save.download = `${name}-row${row}-seed${image.seed}-${image.index}.png`;
+  save.download = [...file, `seed${image.seed}`, `${image.index}.png`].join("-");
   card.classList.remove("pending");
 }
 
