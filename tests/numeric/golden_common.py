@@ -12,7 +12,7 @@ from gmem_model.embeddings import (
     time_sinusoids,
 )
 from gmem_model.images import EightBit, quantize
-from gmem_model.latents import EDM2_SD_VAE, SD_VAE, LatentScaling
+from gmem_model.latents import LATENT_SPACES, LatentScaling
 from gmem_model.preprocessing import center_crop, dinov2_input, external_image
 from tests.numeric.golden_cases import GoldenCase, handles
 
@@ -48,10 +48,10 @@ def uint8(case: GoldenCase) -> dict[str, Tensor]:
 
 @handles(COMMON, "vae_scale")
 def vae_scale(case: GoldenCase) -> dict[str, Tensor]:
-    latents = case.inputs["latents"]
+    spaces = {"v1_to_vae": "sd-vae", "edm2_to_vae": "edm2-sd-vae"}
     return {
-        "v1_to_vae": SD_VAE.to_autoencoder(latents),
-        "edm2_to_vae": EDM2_SD_VAE.to_autoencoder(latents),
+        role: LatentScaling.of(LATENT_SPACES[name]).to_autoencoder(case.inputs["latents"])
+        for role, name in spaces.items()
     }
 
 

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from gmem_model.autoencoder import Autoencoder
-from gmem_shared.model_config import AutoencoderArchitecture
+from gmem_model.latents import latent_space
+from gmem_shared.model_config import AutoencoderArchitecture, ModelConfig
+from tests.support.models import tiny_config
 
 TINY = AutoencoderArchitecture(
     channels=32, channel_mult=(1, 2), num_res_blocks=1, attn_resolutions=(128,), z_channels=4
@@ -35,3 +37,14 @@ def save_vavae(path: Path, autoencoder: Autoencoder) -> None:
 
 def save_ours(path: Path, autoencoder: Autoencoder) -> None:
     save_file(autoencoder.state_dict(), path)
+
+
+def latent_config() -> ModelConfig:
+    """A tiny network whose latents, 4 x 4 x 4, the tiny autoencoder decodes to 3 x 8 x 8."""
+    config = tiny_config()
+    architecture = config.architecture.model_copy(
+        update={"input_size": 4, "patch_size": 2, "in_channels": 4}
+    )
+    space = latent_space("sd-vae", autoencoder=TINY)
+    changes = {"architecture": architecture, "latent_space": space}
+    return config.model_copy(update=changes)

@@ -101,5 +101,5 @@ class Loader:
         opened = self.repository(version.name).open(version)
         config = read_config(opened)
         network = open_network(opened, config)
-        decoder = Decoder(config.latent_space)
+        decoder = Decoder.open(opened, config)
         return Engine(network, decoder, config, version.ref, self._settings, self._metrics)
