@@ -16,7 +16,6 @@ from torch import Tensor
 
 from gmem_model.paths import (
     PathProcess,
-    TimeDistribution,
     coefficients,
     drift_variance,
     interpolate,
@@ -24,6 +23,7 @@ from gmem_model.paths import (
 )
 from gmem_shared.model_config import Transport
 
+TimeDistribution = Literal["uniform", "lognormal"]
 LossWeight = Literal["none", "velocity", "likelihood"]
 
 _VP_TRAIN_EPS = 1e-5

@@ -20,7 +20,6 @@ from torch import Tensor
 from gmem_shared.model_config import Interpolant, Transport
 
 PathProcess = Interpolant | Transport
-TimeDistribution = Literal["uniform", "lognormal"]
 
 _QUARTER_TURN = math.pi / 2
 _BETA_MIN, _BETA_MAX = 0.1, 20.0
@@ -134,25 +133,3 @@ def interpolate(process: PathProcess, x: Tensor, eps: Tensor, t_N: Tensor) -> tu
     """Return the noisy latent x_t and the velocity to learn, both in the shape of ``x``."""
     c = coefficients(process, t_N.view(-1, *[1] * (x.dim() - 1)))
     return c.alpha * x + c.sigma * eps, c.d_alpha * x + c.d_sigma * eps
-
-
-def velocity_loss(velocity: Tensor, target: Tensor) -> Tensor:
-    """Return each row's mean squared error, ``(N,)``."""
-    return (velocity - target).square().flatten(1).mean(dim=1)
-
-
-def sample_times(
-    n: int,
-    generator: torch.Generator,
-    *,
-    distribution: TimeDistribution = "uniform",
-    path: Literal["linear", "cosine"] = "linear",
-) -> Tensor:
-    """Draw training times in [0, 1], float32 ``(n,)``.
-
-    ``lognormal`` draws the ratio sigma / alpha from exp(N(0, 1)), which favours the middle.
-    """
-    if distribution == "uniform":
-        return torch.rand(n, generator=generator)
-    ratio = torch.randn(n, generator=generator).exp()
-    return ratio / (1 + ratio) if path == "linear" else torch.atan(ratio) * (2 / math.pi)

@@ -18,21 +18,15 @@ NOT_YET_IMPLEMENTED = frozenset(
         ("gmem-v2-lightningdit", "model.forward_with_cfg"),
         ("gmem-v2-lightningdit", "sampler.ode"),
         ("gmem-v2-lightningdit", "sampler.sde"),
-        ("gmem-v2-lightningdit", "time_sampling.lognorm"),
-        ("gmem-v2-lightningdit", "train.gmem_loss"),
-        ("repa-sit", "label_drop"),
         ("repa-sit", "sampler.euler"),
         ("repa-sit", "sampler.euler_maruyama"),
         ("repa-sit", "sampler.heun"),
-        ("repa-sit", "train.ema"),
-        ("repa-sit", "train.silloss"),
         ("sit-original", "check_interval"),
         ("sit-original", "model.forward_with_cfg"),
         ("sit-original", "path_math"),
         ("sit-original", "sampler.ode"),
         ("sit-original", "sampler.ode_likelihood"),
         ("sit-original", "sampler.sde"),
-        ("sit-original", "train.transport_loss"),
     }
 )
 

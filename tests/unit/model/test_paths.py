@@ -8,9 +8,7 @@ from gmem_model.paths import (
     drift,
     drift_variance,
     interpolate,
-    sample_times,
     score,
-    velocity_loss,
 )
 from gmem_shared.model_config import Interpolant, Transport
 
@@ -90,32 +88,3 @@ def test_linear_velocity_leads_from_data_to_noise_or_back() -> None:
     x_back, target_back = interpolate(Transport(), x, eps, 1 - t)
     torch.testing.assert_close(x_back, x_t)
     torch.testing.assert_close(target_back, -target)
-
-
-def test_loss_is_a_mean_over_each_row() -> None:
-    velocity = torch.zeros(2, 1, 2, 2)
-    target = torch.stack([torch.full((1, 2, 2), 2.0), torch.eye(2)[None]])
-    assert velocity_loss(velocity, target).tolist() == [4.0, 0.5]
-
-
-@pytest.mark.parametrize(
-    ("distribution", "path", "quantile"),
-    [
-        ("uniform", "linear", lambda p: p),
-        ("lognormal", "linear", lambda p: 1 / (1 + math.exp(-_normal_quantile(p)))),
-        ("lognormal", "cosine", lambda p: math.atan(math.exp(_normal_quantile(p))) * 2 / math.pi),
-    ],
-)
-def test_times_follow_their_distribution_and_their_generator(distribution, path, quantile) -> None:
-    def draw():
-        generator = torch.Generator().manual_seed(5)
-        return sample_times(50_000, generator, distribution=distribution, path=path)
-
-    times = draw()
-    assert torch.equal(times, draw())
-    for p in (0.1, 0.5, 0.9):
-        assert times.quantile(p).item() == pytest.approx(quantile(p), abs=0.01)
-
-
-def _normal_quantile(p: float) -> float:
-    return math.sqrt(2) * torch.erfinv(torch.tensor(2 * p - 1)).item()

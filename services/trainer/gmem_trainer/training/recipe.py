@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gmem_model.losses import LossWeight
-from gmem_model.paths import TimeDistribution
+from gmem_model.losses import LossWeight, TimeDistribution
 
 
 @dataclass(frozen=True, slots=True)
