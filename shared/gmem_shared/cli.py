@@ -16,6 +16,7 @@ from gmem_shared.ports import load
 
 COMMANDS = {
     "bank": ("gmem_bank.cli:app", "Serve, inspect and edit memory banks."),
+    "sample": ("gmem_trainer.sampling.cli:app", "Make many images, as one resumable job."),
     "serve": ("gmem_generator.cli:app", "Serve images over HTTP; embedded by default."),
     "store": ("gmem_shared.store.cli:app", "List, verify, alias and clean up versions."),
     "train": ("gmem_trainer.cli:app", "Embed, build, train, evaluate and publish."),

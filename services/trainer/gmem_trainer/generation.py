@@ -11,8 +11,9 @@ from torch import Tensor
 from gmem_model import noise
 from gmem_model.decoding import Decoder
 from gmem_model.network import Network
-from gmem_model.samplers import integrate, plan
+from gmem_model.samplers import Plan, integrate, plan
 from gmem_shared.bank_data import BankData
+from gmem_shared.errors import NotReadyError
 from gmem_shared.model_config import ModelConfig
 
 
@@ -22,31 +23,91 @@ def draw_rows(bank: BankData, labels: NDArray[np.int32], seed: int) -> NDArray[n
     return np.random.default_rng(seed).integers(bounds[:, 0], bounds[:, 1])
 
 
-@torch.inference_mode()
+class BatchSampler:
+    """Makes a whole batch of images at once, offline, without the engine.
+
+    The engine lets rows join and leave at every evaluation. A job knows all its images beforehand,
+    so its batches stay full by themselves and need no queue, no slots and no windows.
+
+    Args:
+        network: In eval mode, on ``device``.
+        decoder: Turns the network's latents into images.
+        plan: The sampler's table.
+        device: Where the network is.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        decoder: Decoder,
+        plan: Plan,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._network = network
+        self._decoder = decoder
+        self._plan = plan
+        self._device = device
+
+    def initial_latents(self, seed: int, indices: NDArray[np.int64]) -> Tensor:
+        """Return the noise that these images of a seed start from, float64 ``(n, C, S, S)``."""
+        return self._noise(seed, indices, noise.INITIAL_LATENT)
+
+    @torch.inference_mode()
+    def __call__(
+        self, condition: Tensor, seed: int, indices: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Make one image per condition, those a service gives to these numbers of the seed.
+
+        Args:
+            condition: As the network takes it, ``(n, …)``.
+            seed: Of the noise.
+            indices: int64 ``(n,)``, each image's number within the seed's stream.
+
+        Returns:
+            uint8 ``(n, height, width, channels)``.
+
+        Raises:
+            NotReadyError: The network gave values that are not finite.
+        """
+        condition = condition.to(self._device)
+
+        def velocity(x: Tensor, t: float) -> Tensor:
+            return self._network(x.float(), x.new_full((len(x),), t).float(), condition)
+
+        def fresh(evaluation: int) -> Tensor:
+            stage = noise.stage_of_evaluation(evaluation)
+            return self._noise(seed, indices, stage).to(self._device)
+
+        start = self.initial_latents(seed, indices).to(self._device)
+        latents = integrate(self._plan, velocity, start, fresh)
+        self._check(latents, indices)
+        return self._decoder(latents)
+
+    def _noise(self, seed: int, indices: NDArray[np.int64], stage: int) -> Tensor:
+        seeds, stages = np.full(len(indices), seed, np.uint64), np.full(len(indices), stage)
+        return torch.from_numpy(noise.normal(seeds, indices, stages, self._network.latent_shape))
+
+    def _check(self, latents: Tensor, indices: NDArray[np.int64]) -> None:
+        finite = torch.isfinite(latents).flatten(1).all(dim=1).cpu().numpy()
+        if not finite.all():
+            raise NotReadyError(
+                f"expected finite latents, found others in image {indices[~finite][0]}; publish a "
+                "sound model version"
+            )
+
+
 def generate(
     network: Network, config: ModelConfig, snippets: NDArray[np.float32], seed: int
 ) -> NDArray[np.uint8]:
     """Generate one image per snippet ``(n, d)`` with the model's default sampler.
 
-    The initial latents are those a service gives to images 0 … n-1 of ``seed``.
-
     Returns:
-        uint8 ``(n, height, width, channels)``, as a service would deliver them.
+        uint8 ``(n, height, width, channels)``, as a service would deliver images 0 … n-1 of
+        ``seed``.
     """
-    count = len(snippets)
-    architecture = config.architecture
-    shape = (architecture.in_channels, architecture.input_size, architecture.input_size)
-    start = noise.normal(
-        np.full(count, seed, np.uint64), np.arange(count), np.zeros(count, np.int64), shape
-    )
-    condition = torch.from_numpy(snippets)
-
-    def velocity(x: Tensor, t: float) -> Tensor:
-        return network(x.float(), torch.full((count,), t), condition)
-
     sampler = plan(config.default_sampler, config.default_steps, config.process)
-    latents = integrate(sampler, velocity, torch.from_numpy(start))
-    return Decoder(config.latent_space)(latents)
+    make = BatchSampler(network, Decoder(config.latent_space), sampler)
+    return make(torch.from_numpy(snippets), seed, np.arange(len(snippets)))
 
 
 def grid(pictures: NDArray[np.uint8], columns: int, zoom: int = 6, gap: int = 6) -> Image.Image:

@@ -1,0 +1,74 @@
+"""One process's share of a sampling job: the model and the bank, opened, and what they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gmem_model.checkpoint import load_network
+from gmem_model.decoding import Decoder
+from gmem_model.engine.models import read_config
+from gmem_model.samplers import plan
+from gmem_shared.bank_format import open_bank
+from gmem_shared.store import OpenVersion, Store
+from gmem_shared.types import Kind, Reference
+from gmem_trainer.generation import BatchSampler
+from gmem_trainer.sampling.conditions import chooser
+from gmem_trainer.sampling.job import Job
+from gmem_trainer.sampling.parts import Part
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlace:
+    """Where a process finds the versions of a job."""
+
+    url: str
+    cache_dir: Path
+
+    def open(self, kind: Kind, pinned: str) -> OpenVersion:
+        """Open ``name@sha256-…``."""
+        reference = Reference.parse(pinned)
+        repository = Store.from_url(self.url, self.cache_dir).repository(kind, reference.name)
+        return repository.open(repository.resolve(reference.selector))
+
+
+class Worker:
+    """Makes the batches of a job, one at a time.
+
+    Args:
+        place: The store with the job's versions.
+        job: What to make.
+        device: ``cpu`` or ``cuda:0``, …
+    """
+
+    def __init__(self, place: StorePlace, job: Job, device: str) -> None:
+        opened = place.open("models", job.model)
+        config = read_config(opened)
+        network = load_network(opened.path("network.safetensors"), config).to(device)
+        bank = None if job.bank is None else open_bank(place.open("banks", job.bank))
+        table = plan(job.sampler, job.num_steps, config.process)
+        self._job = job
+        self._choose = chooser(job, config, bank)
+        self._sample = BatchSampler(network, Decoder(config.latent_space), table, device)
+
+    def make(self, number: int) -> Part:
+        """Make the images of a batch."""
+        indices = self._job.indices(number)
+        latents = self._sample.initial_latents(self._job.seed, indices)
+        conditions = self._choose(indices, latents)
+        images = self._sample(conditions.values, self._job.seed, indices)
+        return Part(images, indices, conditions.rows, conditions.labels)
+
+
+def reproducible(device: str) -> None:
+    """Set up torch so that a batch has the same bits in every process of a job.
+
+    One thread per process on a CPU: as many processes as cores are faster than as many threads,
+    and a sum does not depend on how many threads shared it. On a GPU the published programs allow
+    TF32, and so does this.
+    """
+    torch.set_num_threads(1)
+    if torch.device(device).type == "cuda":
+        torch.set_float32_matmul_precision("high")
