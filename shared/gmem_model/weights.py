@@ -61,11 +61,11 @@ def assign(
     *,
     defaults: Mapping[str, Tensor] = NOTHING,
 ) -> ModuleT:
-    """Give a module these weights, in float32, and return it in eval mode.
+    """Give a module these weights, in float32 where not whole numbers; return it in eval mode.
 
     Args:
         module: May be on the meta device.
-        weights: Exactly its state dict, in any floating-point type.
+        weights: Exactly its state dict, with any floating-point type for another.
         source: Where they come from, for the message.
         defaults: What ``weights`` may lack.
 
@@ -82,9 +82,13 @@ def assign(
         )
     # The copy moves the weights from a mapped file into memory of torch's own alignment, so that
     # kernels give the same bits wherever the file came from.
-    owned = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
+    owned = {name: _own(tensor) for name, tensor in weights.items()}
     module.load_state_dict(owned | {name: defaults[name] for name in missing}, assign=True)
     return module.eval()
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
@@ -96,12 +100,14 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
         if expected[name].shape != found[name].shape
     ]
     retyped = [
-        f"{name} ({found[name].dtype})" for name in common if not found[name].is_floating_point()
+        f"{name} (expected {expected[name].dtype}, found {found[name].dtype})"
+        for name in common
+        if expected[name].is_floating_point() != found[name].is_floating_point()
     ]
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
         "unexpected": sorted(found.keys() - expected.keys()),
         "of another shape": reshaped,
-        "of no floating-point type": retyped,
+        "of another type": retyped,
     }
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)

@@ -56,10 +56,19 @@ def test_weights_unlike_the_module_are_refused_and_named() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         assign(layer, weights, "layer")
     assert "weight (expected (3, 2), found (2, 3))" in str(caught.value)
-    assert "bias (torch.int64)" in str(caught.value)
+    assert "bias (expected torch.float32, found torch.int64)" in str(caught.value)
 
 
 def test_like_weights_have_no_differences() -> None:
     layer = nn.Linear(2, 3).state_dict()
     assert differences(layer, layer) == ""
     assert differences(layer, {**layer, "gain": torch.ones(1)}) == "unexpected: gain"
+
+
+def test_whole_numbers_stay_whole() -> None:
+    norm = nn.BatchNorm1d(2)
+    assign(norm, nn.BatchNorm1d(2).double().state_dict(), "norm")
+    assert norm.running_mean is not None
+    assert norm.running_mean.dtype == torch.float32
+    assert norm.num_batches_tracked is not None
+    assert norm.num_batches_tracked.dtype == torch.int64
