@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,15 @@ from torch import Tensor
 from gmem_shared.errors import InvalidRequestError
 
 
-def read_torch_file(path: Path, allowed: Sequence[type | Callable[..., Any]] = ()) -> Any:
+def read_torch_file(
+    path: Path, allowed: Sequence[Callable[..., Any] | tuple[Callable[..., Any], str]] = ()
+) -> Any:
     """Read what ``torch.save`` wrote; tensors stay in the file until they are used.
 
     Args:
         path: The file, in torch's zip layout or the older one.
-        allowed: Harmless classes beyond torch's own list that the file may hold.
+        allowed: Harmless classes and functions beyond torch's own list that the file may name;
+            with another name than their own as a pair.
 
     Raises:
         InvalidRequestError: The file holds anything else, which is named and was not executed, or
@@ -35,6 +39,26 @@ def read_torch_file(path: Path, allowed: Sequence[type | Callable[..., Any]] = (
             )
     except Exception as error:  # a malformed or hostile pickle may fail in any way
         raise InvalidRequestError(_refusal(path, str(error))) from error
+
+
+def read_torch_storage(data: bytes, source: Path) -> Tensor:
+    """Read the bytes that ``torch.save`` made of one storage, as a tensor of one axis.
+
+    Raises:
+        InvalidRequestError: They hold anything else, which is named and was not executed.
+            ``source`` is the file that they come from.
+    """
+    try:
+        storage = torch.load(  # noqa: TID251 (the other place)
+            io.BytesIO(data), map_location="cpu", weights_only=True
+        )
+    except Exception as error:  # a malformed or hostile pickle may fail in any way
+        raise InvalidRequestError(_refusal(source, str(error))) from error
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise InvalidRequestError(
+            f"expected the values of a tensor in {source}, found a {type(storage).__name__}"
+        )
+    return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)
 
 
 def state_dict(values: object, source: Path) -> dict[str, Tensor]:
