@@ -12,7 +12,6 @@ for module in sorted(Path(__file__).parent.glob("golden_*.py")):
 
 NOT_YET_IMPLEMENTED = frozenset(
     {
-        ("ckpt", "ckpt.forward"),
         ("edm2", "sampler.edm"),
         ("edm2", "sigma_grid"),
         ("gmem-v2-lightningdit", "model.forward_with_cfg"),
