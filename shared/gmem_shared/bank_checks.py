@@ -89,11 +89,11 @@ def _check_shapes(
             f"expected floating-point numbers (n, d) with n, d >= 1, "
             f"found {vectors.dtype} {vectors.shape}",
         )
+    rows = vectors.shape[0]
     for field, array in (("labels", labels), ("source_ids", source_ids), ("weights", weights)):
-        if array.shape != (vectors.shape[0],):
+        if array.shape != (rows,):
             raise invalid(
-                field,
-                f"expected one value for each of {vectors.shape[0]} rows, found shape {array.shape}",
+                field, f"expected one value for each of {rows} rows, found shape {array.shape}"
             )
 
 

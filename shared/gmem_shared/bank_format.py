@@ -123,8 +123,7 @@ def write_bank(
         _write_provenance(files[PROVENANCE], provenance.take(order))
     if coefficients is not None:
         files[COEFFICIENTS] = directory / COEFFICIENTS
-        sorted_rows = {"coefficients": coefficients["coefficients"][order]}
-        write_tensors(files[COEFFICIENTS], {**coefficients, **sorted_rows})
+        _write_coefficients(files[COEFFICIENTS], coefficients, order)
     metadata = {
         "format": FORMAT,
         "draw": DRAW_ALGORITHM,
@@ -258,6 +257,15 @@ def _write_draw(path: Path, weights: NDArray[np.uint32], deleted: NDArray[np.boo
     np.cumsum(np.where(deleted, 0, weights), dtype=np.uint64, out=cumulative[1:])
     tombstones = np.packbits(deleted, bitorder="little")
     write_tensors(path, {"cumulative_weights": cumulative, "tombstones": tombstones})
+
+
+def _write_coefficients(
+    path: Path, coefficients: Mapping[str, Array], order: NDArray[np.int64]
+) -> None:
+    given = coefficients["coefficients"]
+    blocks = Conversion(given, given.dtype).blocks(order)
+    in_order = Streamed(given.dtype, given.shape, (block for _, block in blocks))
+    write_tensors(path, {**coefficients, "coefficients": in_order})
 
 
 def _write_classes(path: Path, classes: Sequence[ClassInfo]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -14,10 +16,11 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
-from gmem_bank import publishing
+from gmem_bank import importing, publishing
 from gmem_bank.local import LocalBank
 from gmem_shared import logs
 from gmem_shared.bank_format import tombstone as tombstone_rows
+from gmem_shared.progress import progress_bar
 from gmem_shared.settings import Settings
 from gmem_shared.store import Repository, Store, Version
 from gmem_shared.types import BankInfo, DrawSpec, Reference, Snippets
@@ -30,6 +33,13 @@ Alias = Annotated[str | None, typer.Option(help="alias to point at the new versi
 Message = Annotated[str, typer.Option(help="kept in the log of versions")]
 
 _console = Console()
+
+
+class Precision(StrEnum):
+    """Number formats of stored vectors."""
+
+    float16 = "float16"
+    float32 = "float32"
 
 
 @app.callback()
@@ -125,6 +135,42 @@ def build(
     _announce(repository, version, alias)
 
 
+@app.command("import")
+def import_bank(
+    file: Annotated[Path, typer.Argument(help="bank of GMem v1 or v2, or .npy", exists=True)],
+    name: Annotated[str, typer.Option(help="of the bank to publish")],
+    encoder: Annotated[str, typer.Option(help="id of the encoder that made the vectors")],
+    frequencies: Annotated[
+        Path | None, typer.Option(help="of a v1 bank; default: the sibling .freq file")
+    ] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="class id of each row: .npy, .json, .txt or .csv")
+    ] = None,
+    prototypes: Annotated[
+        Path | None, typer.Option(help="labelled features that name each row's class")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="JSON list of id, name, aliases")] = None,
+    dtype: Annotated[Precision, typer.Option(help="what is stored")] = Precision.float16,
+    alias: Alias = None,
+    message: Message = "",
+) -> None:
+    """Publish a bank that others published; nothing in its file is executed."""
+    repository = _store().repository("banks", name)
+    version = importing.publish_foreign(
+        repository,
+        importing.read_foreign(file, frequencies),
+        encoder=encoder,
+        dtype=np.dtype(dtype.value),
+        bar=partial(progress_bar, console=Console(stderr=True)),
+        index=index,
+        prototypes=prototypes,
+        classes=classes,
+        message=message,
+    )
+    _announce(repository, version, alias)
+    _print_origin(version.manifest.metadata)
+
+
 @app.command()
 def tombstone(
     bank: Bank,
@@ -182,6 +228,17 @@ def _announce(repository: Repository, version: Version, alias: str | None) -> No
     if alias is not None:
         record = repository.set_alias(alias, version, reason=version.message)
         _console.print(f"alias {alias} -> {record.seq}")
+
+
+def _print_origin(metadata: Mapping[str, Any]) -> None:
+    origin = metadata["origin"]
+    _console.print(f"{metadata['rows']} rows of {metadata['dimension']}, layout {origin['layout']}")
+    if "rounding_error" in metadata:
+        _console.print(
+            f"stored as {metadata['dtype']}, off by {metadata['rounding_error']} at worst"
+        )
+    for figure, value in origin.get("labels", {}).items():
+        _console.print(f"labels {figure.replace('_', ' ')}: {value}")
 
 
 def _print_info(info: BankInfo) -> None:

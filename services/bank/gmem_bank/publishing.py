@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.numpy import load_file
 
 from gmem_bank.index import build_index, library_version, measure_recall, write_index
 from gmem_shared.bank_format import INDEX, open_bank, write_bank
+from gmem_shared.class_names import read_class_names
 from gmem_shared.errors import InvalidRequestError, OutOfRangeError
 from gmem_shared.store import Repository, Version
 from gmem_shared.types import ClassInfo
@@ -40,23 +40,14 @@ def read_features(path: Path) -> dict[str, Array]:
 
 
 def read_classes(path: Path | None, labels: Array) -> list[ClassInfo]:
-    """Read ``[{"id", "name", "aliases"}, …]``; without a file, classes are named by number.
+    """Read the classes of a bank; without a file, classes are named by number.
 
     Raises:
-        InvalidRequestError: The file does not have that form.
+        InvalidRequestError: The file does not have the form of `read_class_names`.
     """
     if path is None:
         return [ClassInfo(label, str(label)) for label in np.unique(labels).tolist() if label >= 0]
-    try:
-        records = json.loads(path.read_text())
-        return [
-            ClassInfo(int(record["id"]), str(record["name"]), tuple(record.get("aliases", ())))
-            for record in records
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidRequestError(
-            f'expected a list of {{"id", "name", "aliases"}} in {path}: {error!r}'
-        ) from error
+    return read_class_names(path)
 
 
 def publish_features(
