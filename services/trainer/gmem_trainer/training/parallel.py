@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -61,14 +61,13 @@ class World:
             for block in network.blocks:
                 fully_shard(block, mesh=mesh)
         fully_shard(network, mesh=mesh)
+        register_fsdp_forward_method(network, "forward_with_projections")
 
     def wrap(self, objective: nn.Module) -> nn.Module:
         """Return a module whose backward pass leaves the gradients of the whole batch."""
-        if self.sharded:
-            # Without parameters of its own it only makes the network's root gather its share.
-            fully_shard(objective, mesh=init_device_mesh(self.device.type, (self.size,)))
+        if self.size == 1 or self.sharded:  # a spread network sees to its gradients itself
             return objective
-        return objective if self.size == 1 else DistributedDataParallel(objective)
+        return DistributedDataParallel(objective)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over the processes of a tensor that each of them has."""
