@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gmem_trainer.encoder import SnippetEncoder
+from gmem_model.encoders.convnet import ConvNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class EncoderRecipe:
     noise: float = 0.2
 
 
-def train_encoder(pixels: NDArray[np.float32], recipe: EncoderRecipe, seed: int) -> SnippetEncoder:
+def train_encoder(pixels: NDArray[np.float32], recipe: EncoderRecipe, seed: int) -> ConvNet:
     """Train an encoder on images ``(n, c, h, w)``; the same seed gives the same weights."""
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = SnippetEncoder(pixels.shape[1], pixels.shape[2], recipe.width, recipe.dimension)
+        encoder = ConvNet(pixels.shape[1], pixels.shape[2], recipe.width, recipe.dimension)
         head = nn.Sequential(
             nn.ReLU(), nn.Linear(recipe.dimension, recipe.dimension), nn.ReLU(),
             nn.Linear(recipe.dimension, recipe.dimension),

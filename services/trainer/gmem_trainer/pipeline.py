@@ -18,13 +18,14 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
+from gmem_model import encoders
+from gmem_model.encoders import SnippetEncoder
 from gmem_model.network import Network
 from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import open_bank
 from gmem_shared.model_config import Interpolant, ModelConfig
 from gmem_shared.store import Store, Version
 from gmem_shared.types import DEFAULT_ALIAS, Reference
-from gmem_trainer import encoder as encoders
 from gmem_trainer.contrastive import train_encoder
 from gmem_trainer.data import Dataset
 from gmem_trainer.evaluation import evaluate
@@ -86,16 +87,16 @@ def execute(run: Run, store: Store, progress: Progress) -> Outcome:
     preset = run.preset
     with _reproducible_torch(run.threads):
         dataset = preset.dataset(preset.split_seed)
-        encoder_id, encoder_files, snippets = embed_training_images(run, dataset)
+        encoder, snippets = embed_training_images(run, dataset)
 
         banks = store.repository("banks", run.name)
-        bank_version = publish_bank(banks, dataset, snippets, encoder_id)
+        bank_version = publish_bank(banks, dataset, snippets, encoder.id)
         bank = open_bank(banks.open(bank_version))
 
         network = train_on_bank(run, dataset, bank, progress)
         config = ModelConfig(
             architecture=preset.architecture,
-            encoder=encoder_id,
+            encoder=encoder.id,
             default_bank=str(Reference(run.name, DEFAULT_ALIAS)),
             training_bank=str(Reference(run.name, bank_version.digest)),
             default_sampler=preset.sampler,
@@ -114,7 +115,7 @@ def execute(run: Run, store: Store, progress: Progress) -> Outcome:
     metadata = preset.describe() | {"seed": run.seed, "bank": bank_version.digest}
     models = store.repository("models", run.name)
     model_version = publish_model(
-        models, network, config, encoder_files, evaluation, samples, metadata
+        models, network, config, encoder.files(), evaluation, samples, metadata
     )
     promoted = evaluation["validation"]["class_accuracy"] >= run.min_accuracy
     if promoted:
@@ -122,24 +123,21 @@ def execute(run: Run, store: Store, progress: Progress) -> Outcome:
     return Outcome(bank_version, model_version, evaluation, promoted)
 
 
-def embed_training_images(
-    run: Run, dataset: Dataset
-) -> tuple[str, dict[str, bytes], NDArray[np.float32]]:
+def embed_training_images(run: Run, dataset: Dataset) -> tuple[SnippetEncoder, NDArray[np.float32]]:
     """Train the encoder, or take the one this run trained before; embed with it.
 
     Returns:
-        The encoder's id, its files, and the snippets ``(n, d)`` of the training images.
+        The encoder, and the snippets ``(n, d)`` of the training images.
     """
     if not (run.folder / encoders.CONFIG_FILE).exists():
         trained = train_encoder(dataset.train.pixels, run.preset.encoder, run.seed)
-        _, files = encoders.encoder_files(trained, run.preset.encoder.name)
+        files = SnippetEncoder.of(trained, run.preset.encoder.name).files()
         # The configuration comes last: where it is, the weights are.
         for file in (encoders.WEIGHTS_FILE, encoders.CONFIG_FILE):
             write_atomically(run.folder / file, files[file])
-    encoder = encoders.load_encoder(run.folder)
-    encoder_id, files = encoders.encoder_files(encoder, run.preset.encoder.name)
-    _log.info("encoder.ready", encoder=encoder_id)
-    return encoder_id, files, encoders.embed(encoder, dataset.train.pixels)
+    encoder = encoders.load(run.folder)
+    _log.info("encoder.ready", encoder=encoder.id)
+    return encoder, encoder.embed(torch.from_numpy(dataset.train.pixels)).numpy()
 
 
 def train_on_bank(run: Run, dataset: Dataset, bank: BankData, progress: Progress) -> Network:

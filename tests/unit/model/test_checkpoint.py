@@ -91,7 +91,7 @@ def test_weights_that_do_not_fit_are_all_named(path) -> None:
         "missing: final_layer.linear.bias",
         "unexpected: y_embedder.embedding_table.weight",
         "x_embedder.proj.bias (expected (96,), found (95,))",
-        "blocks.0.attn.proj.bias (torch.int64)",
+        "blocks.0.attn.proj.bias (expected torch.float32, found torch.int64)",
     ):
         assert part in str(caught.value)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from gmem_model.encoders import SnippetEncoder
 from gmem_trainer.contrastive import EncoderRecipe, distort, nt_xent, train_encoder
 from gmem_trainer.data import digits
-from gmem_trainer.encoder import embed, encoder_files
 
 STILL = EncoderRecipe("still", max_warp=0, max_shift_pixels=0, max_gain=0, noise=0)
 
@@ -50,7 +50,8 @@ def test_each_image_is_distorted_in_its_own_way() -> None:
 def test_neighbours_in_snippet_space_share_their_class_though_no_label_was_seen() -> None:
     train = digits(0).train
     recipe = EncoderRecipe("short", width=8, steps=20, batch_size=128)
-    snippets = embed(train_encoder(train.pixels, recipe, seed=0), train.pixels)
+    encoder = SnippetEncoder.of(train_encoder(train.pixels, recipe, seed=0), recipe.name)
+    snippets = encoder.embed(torch.from_numpy(train.pixels)).numpy()
     similarity = snippets @ snippets.T
     np.fill_diagonal(similarity, -1)
     agreement = (train.labels[similarity.argmax(axis=1)] == train.labels).mean()
@@ -62,7 +63,7 @@ def test_the_seed_decides_the_weights() -> None:
     recipe = EncoderRecipe("tiny", width=4, dimension=8, steps=3, batch_size=32)
 
     def identity(seed: int) -> str:
-        return encoder_files(train_encoder(pixels, recipe, seed), recipe.name)[0]
+        return SnippetEncoder.of(train_encoder(pixels, recipe, seed), recipe.name).id
 
     torch.manual_seed(123)
     first = identity(0)

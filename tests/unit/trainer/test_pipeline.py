@@ -1,16 +1,16 @@
 import io
-import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gmem_model.checkpoint import load_network
+from gmem_model.encoders import open_encoder
 from gmem_shared.bank_format import open_bank
 from gmem_shared.model_config import ModelConfig
 from gmem_shared.store import Store
 from gmem_trainer.data import digits
-from gmem_trainer.encoder import embed, load_encoder
 from gmem_trainer.pipeline import execute
 
 
@@ -47,18 +47,14 @@ def test_the_bank_holds_the_training_images_and_no_others(make_run, store, silen
     assert provenance["source_id"].to_pylist() == bank.source_ids.tolist()
 
 
-def test_the_published_encoder_makes_the_published_snippets(
-    make_run, store, silent, tmp_path
-) -> None:
+def test_the_published_encoder_makes_the_published_snippets(make_run, store, silent) -> None:
     outcome = execute(make_run(), store, silent)
-    model = store.repository("models", "tiny").open(outcome.model)
-    for file in ("encoder.json", "encoder.safetensors"):
-        (tmp_path / file).write_bytes(model.path(file).read_bytes())
+    encoder = open_encoder(store.repository("models", "tiny").open(outcome.model))
     bank = open_bank(store.repository("banks", "tiny").open(outcome.bank))
     images = digits(1797).train.find(bank.source_ids)
-    snippets = embed(load_encoder(tmp_path), images.pixels)
+    snippets = encoder.embed(torch.from_numpy(images.pixels))
     assert np.allclose(snippets, bank.vectors, atol=1e-3)
-    assert json.loads((tmp_path / "encoder.json").read_bytes())["id"] == bank.encoder
+    assert encoder.id == bank.encoder
 
 
 def test_the_seed_decides_every_byte_of_bank_and_model(make_run, silent, tmp_path) -> None:
