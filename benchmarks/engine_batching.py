@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry
 from gmem_model.decoding import Decoder
 from gmem_model.engine.engine import Engine
 from gmem_model.engine.metrics import EngineMetrics
+from gmem_model.guidance import GuidedNetwork
 from gmem_model.presets import preset
 from gmem_model.sit import SiT
 from gmem_shared.errors import GmemError
@@ -70,7 +71,7 @@ def make_engine(max_rows: int) -> Engine:
     )
     network = SiT(config.architecture, generator=torch.Generator().manual_seed(0)).eval()
     engine = Engine(
-        network,
+        GuidedNetwork(network),
         Decoder(config.latent_space),
         config,
         VersionRef("digits", 1, "sha256-00"),

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from gmem_model.decoding import Decoder
 from gmem_model.engine.metrics import EngineMetrics
-from gmem_model.engine.request import check_task, resolve_sampler
-from gmem_model.engine.rows import Rows, RowSpec, plan_table
+from gmem_model.engine.request import check_task, resolve_guidance, resolve_sampler
+from gmem_model.engine.rows import Rows, RowSpec, cached_plan
 from gmem_model.engine.scheduler import Row, Scheduler, Task
-from gmem_model.network import Network
+from gmem_model.guidance import GuidedNetwork
+from gmem_model.samplers import Plan
 from gmem_shared.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -58,7 +59,7 @@ class Work:
 
     request: GenerationTask
     listener: Listener
-    table: Tensor
+    plan: Plan
     error: GmemError | None = None
 
 
@@ -70,7 +71,7 @@ class Engine:
 
     def __init__(
         self,
-        network: Network,
+        network: GuidedNetwork,
         decoder: Decoder,
         config: ModelConfig,
         version: VersionRef,
@@ -84,7 +85,12 @@ class Engine:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._rows = Rows(network, settings.max_rows, modulation_bytes=settings.modulation_bytes)
+        self._rows = Rows(
+            network,
+            config.process,
+            settings.max_rows,
+            modulation_bytes=settings.modulation_bytes,
+        )
         self._slots: dict[Row[Work], int] = {}
         # The lock guards what follows; evaluations and listeners run without it.
         self._changed = threading.Condition()
@@ -108,11 +114,12 @@ class Engine:
 
         Raises:
             GmemError: The task is refused and the listener will not be called. See `check_task`,
-                `resolve_sampler` and `Scheduler.submit`.
+                `resolve_sampler`, `resolve_guidance`, `samplers.plan` and `Scheduler.submit`.
         """
         check_task(task, self.config, self.version)
         sampler, num_steps = resolve_sampler(task, self.config, self._settings.max_steps)
-        table = plan_table(sampler, num_steps, self.config.process)
+        guidance = resolve_guidance(task, self.config)
+        plan = cached_plan(sampler, num_steps, self.config.process, guidance)
         with self._changed:
             if self._closing:
                 return False
@@ -121,8 +128,8 @@ class Engine:
             scheduled = Task(
                 id=task.id,
                 rows=len(task),
-                evaluations=len(table),
-                payload=Work(task, listener, table),
+                evaluations=len(plan),
+                payload=Work(task, listener, plan),
                 priority=task.priority,
                 deadline=None if seconds is None else now + seconds,
             )
@@ -248,7 +255,7 @@ class Engine:
                 position=row.position,
                 pixels=image.copy(),
                 model=self.version,
-                evaluations=row.evaluation,
+                evaluations=row.task.payload.plan.network_evaluations,
                 queue_seconds=row.admitted - row.task.submitted,
                 denoise_seconds=started - row.admitted,
                 decode_seconds=decode_seconds,
@@ -301,7 +308,7 @@ class Engine:
 def _spec(row: Row[Work]) -> RowSpec:
     request = row.task.payload.request
     return RowSpec(
-        table=row.task.payload.table,
+        plan=row.task.payload.plan,
         condition=_condition(request, row.position),
         seed=int(request.seeds[row.position]),
         index=int(request.indices[row.position]),

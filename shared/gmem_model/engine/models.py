@@ -6,10 +6,11 @@ import structlog
 import torch
 from pydantic import ValidationError
 
-from gmem_model.checkpoint import load_network
-from gmem_model.engine.rows import Rows, RowSpec, plan_table
-from gmem_model.network import Network
-from gmem_model.samplers import SAMPLERS
+from gmem_model.checkpoint import load_guide, load_network
+from gmem_model.decoding import image_shape
+from gmem_model.engine.rows import Rows, RowSpec
+from gmem_model.guidance import GuidedNetwork
+from gmem_model.samplers import plan, samplers_of
 from gmem_shared.errors import CorruptVersionError, NotReadyError
 from gmem_shared.model_config import LabelCondition, ModelConfig
 from gmem_shared.store import OpenVersion
@@ -35,29 +36,34 @@ def read_config(opened: OpenVersion) -> ModelConfig:
         ) from error
 
 
-def open_network(opened: OpenVersion, config: ModelConfig) -> Network:
-    """Build the network and evaluate it, so that its first task finds it warm.
+def open_network(opened: OpenVersion, config: ModelConfig) -> GuidedNetwork:
+    """Build the network, and its guide if it has one; evaluate it, so that a task finds it warm.
 
     Raises:
         CorruptVersionError: The weights are not those of the configuration.
-        NotReadyError: The network does not give finite velocities.
+        NotReadyError: The networks do not give finite predictions.
     """
-    network = load_network(opened.path("network.safetensors"), config)
+    guide = None
+    if config.guidance is not None and config.guidance.guide is not None:
+        guide = load_guide(opened.path("guide.safetensors"), config)
+    network = GuidedNetwork.of(
+        load_network(opened.path("network.safetensors"), config), config.guidance, guide
+    )
     with torch.inference_mode():
         _try_out(network, config, opened.version.ref)
     return network
 
 
-def _try_out(network: Network, config: ModelConfig, version: VersionRef) -> None:
+def _try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) -> None:
     """Evaluate a row alone and in company: it must be finite, and should be the same."""
-    table = plan_table(config.default_sampler, config.default_steps, config.process)
-    row = RowSpec(table, network.no_condition(1)[0], seed=0, index=0)
-    rows = Rows(network, 1 + _COMPANY, modulation_bytes=1)
+    default = plan(config.default_sampler, config.default_steps, config.process, config.guidance)
+    row = RowSpec(default, network.network.no_condition(1)[0], seed=0, index=0)
+    rows = Rows(network, config.process, 1 + _COMPANY, modulation_bytes=1)
     alone, *company = rows.join([row] * (1 + _COMPANY))
     finite = [*rows.step([alone]), *rows.step(company)]
     if not all(finite):
         raise NotReadyError(
-            f"model {version} gives velocities that are not finite; publish a sound version or "
+            f"model {version} gives predictions that are not finite; publish a sound version or "
             "point the alias back"
         )
     results = rows.latents([alone, *company])
@@ -73,8 +79,8 @@ def describe_model(
     return ModelInfo(
         version=version,
         condition=a.condition.kind,
-        image_shape=(a.input_size, a.input_size, a.in_channels),
-        samplers=SAMPLERS,
+        image_shape=image_shape(config),
+        samplers=samplers_of(config.process),
         default_sampler=config.default_sampler,
         default_steps=config.default_steps,
         max_steps=max_steps,

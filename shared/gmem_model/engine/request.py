@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,7 @@ from gmem_shared.errors import (
 )
 from gmem_shared.model_config import (
     Condition,
+    Guidance,
     LabelCondition,
     ModelConfig,
     SnippetCondition,
@@ -33,6 +36,31 @@ def resolve_sampler(task: GenerationTask, config: ModelConfig, max_steps: int) -
             errors=[{"field": "num_steps", "message": f"must be 1 to {max_steps}"}],
         )
     return task.sampler or config.default_sampler, num_steps
+
+
+def resolve_guidance(task: GenerationTask, config: ModelConfig) -> Guidance | None:
+    """Return the guidance of a task: the model's own, at the scale that the task asks for.
+
+    Raises:
+        InvalidRequestError: The model cannot be guided.
+        OutOfRangeError: The scale is negative or not finite.
+    """
+    scale = task.guidance_scale
+    if scale is None:
+        return config.guidance
+    if not (math.isfinite(scale) and scale >= 0):
+        raise OutOfRangeError(
+            f"expected a finite guidance_scale of at least 0, found {scale}",
+            errors=[{"field": "guidance_scale", "message": "must be finite and at least 0"}],
+        )
+    if config.guidance is not None:
+        return config.guidance.model_copy(update={"scale": scale})
+    if scale == 1:
+        return None
+    raise InvalidRequestError(
+        f"expected no guidance_scale, or 1, for a model that cannot be guided; found {scale}",
+        errors=[{"field": "guidance_scale", "message": "must be 1 for this model"}],
+    )
 
 
 def check_task(task: GenerationTask, config: ModelConfig, version: VersionRef) -> None:

@@ -1,9 +1,10 @@
 """The numeric state of the running batch: one slot per row, and one evaluation of any of them.
 
-Rows of different samplers, step counts, times and progress share each evaluation. Nothing moves
-when rows come and go: a row keeps its slot, and an evaluation gathers the slots it is given.
+Rows of different samplers, step counts, guidance, times and progress share each evaluation.
+Nothing moves when rows come and go: a row keeps its slot, and an evaluation gathers the slots it
+is given.
 
-What a row needs from its plan and the network's modulation of its (time, condition) pairs is known
+What a row needs from its plan and the networks' modulation of its (time, condition) pairs is known
 before its first evaluation. Both are kept per slot as a *window* of the next few evaluations, so
 that memory stays bounded for large networks and long plans; an exhausted window is replaced by
 the next.
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gmem_model import noise
-from gmem_model.network import MODULATION_ROWS, Network
-from gmem_model.samplers import plan
+from gmem_model.engine.prediction import Predictor
+from gmem_model.guidance import GuidedNetwork
+from gmem_model.samplers import Plan, plan, samplers_of
+from gmem_model.samplers.plan import COMMIT, FACTORS, GUIDANCE, NOISE, TIME, combine
 from gmem_shared.model_config import Process
 
 MAX_WINDOW = 32
 """Longest window, in evaluations: bounds the work that an admission adds to one evaluation."""
+
+cached_plan = lru_cache(maxsize=64)(plan)
+"""`samplers.plan`, which serves repeated requests from memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,49 +41,43 @@ class RowSpec:
     """What one image depends on.
 
     Attributes:
-        table: Its plan, as `plan_table` gives it.
+        plan: Its evaluations.
         condition: Its snippet, float32 ``(d,)``, as stored in the bank, or class id, int64 ``()``.
         seed, index: Its noise stream, and its number within it.
     """
 
-    table: Tensor
+    plan: Plan
     condition: Tensor
     seed: int
     index: int
 
 
-@lru_cache(maxsize=64)
-def plan_table(sampler: str, num_steps: int, process: Process) -> Tensor:
-    """Return a plan as float64 ``(E, 7)``: time, the five coefficients, commit.
-
-    Raises:
-        UnknownSamplerError, OutOfRangeError: See `samplers.plan`.
-    """
-    p = plan(sampler, num_steps, process)
-    columns = (p.times, p.current, p.base, p.velocity, p.previous, p.noise, p.commit)
-    return torch.from_numpy(np.stack(columns, axis=1).astype(np.float64))
-
-
 class Rows:
-    """State x, base b and last velocity p of up to ``capacity`` rows; see `samplers.Plan`.
+    """State x, base b and last predictions m' of up to ``capacity`` rows; see `samplers.Plan`.
 
     Args:
-        network: In eval mode, on the CPU.
+        guided: The networks, in eval mode, on the CPU.
+        process: That of the plans of all rows.
         capacity: Number of slots.
         modulation_bytes: Memory for the modulation windows of all slots together.
     """
 
-    def __init__(self, network: Network, capacity: int, *, modulation_bytes: int) -> None:
-        self._network = network
-        self._shape = network.latent_shape
-        pair_bytes = 4 * network.modulation_width
+    def __init__(
+        self, guided: GuidedNetwork, process: Process, capacity: int, *, modulation_bytes: int
+    ) -> None:
+        self._shape = guided.network.latent_shape
+        networks = [network for network in (guided.network, guided.reference) if network]
+        pair_bytes = 4 * sum(network.modulation_width for network in networks)
         self.window = min(MAX_WINDOW, max(1, modulation_bytes // (capacity * pair_bytes)))
-        self._x = torch.zeros((capacity, *self._shape), dtype=torch.float64)
+        examples = [plan(name, 2, process) for name in samplers_of(process)]
+        history = max(example.history for example in examples)
+        dtype = examples[0].dtype
+        self._x = torch.zeros((capacity, *self._shape), dtype=dtype)
         self._base = torch.zeros_like(self._x)
-        self._previous = torch.zeros_like(self._x)
-        self._plan_window = torch.zeros((capacity, self.window, 7), dtype=torch.float64)
-        self._modulation = torch.empty((capacity, self.window, network.modulation_width))
-        self._conditions = network.no_condition(capacity)
+        self._history = torch.zeros((capacity, history, *self._shape), dtype=dtype)
+        self._lines = torch.zeros((capacity, self.window, FACTORS + 2 + history), dtype=dtype)
+        self._predictor = Predictor(guided, capacity, self.window)
+        self._conditions = guided.network.no_condition(capacity)
         self._tables = [torch.empty(0)] * capacity
         self._seeds = np.zeros(capacity, dtype=np.uint64)
         self._indices = np.zeros(capacity, dtype=np.int64)
@@ -86,15 +87,14 @@ class Rows:
     def join(self, newcomers: Sequence[RowSpec]) -> list[int]:
         """Give each row a slot and its initial latent; return the slots."""
         slots = self._free[: len(newcomers)]
-        seeds = np.array([spec.seed for spec in newcomers], dtype=np.uint64)
-        indices = np.array([spec.index for spec in newcomers], dtype=np.int64)
-        stages = np.full(len(newcomers), noise.INITIAL_LATENT)
-        initial = torch.from_numpy(noise.normal(seeds, indices, stages, self._shape))
         for slot, spec in zip(slots, newcomers, strict=True):
-            self._tables[slot] = spec.table
+            self._tables[slot] = spec.plan.lines
         self._conditions[slots] = torch.stack([spec.condition for spec in newcomers])
-        self._seeds[slots], self._indices[slots], self._evaluations[slots] = seeds, indices, 0
-        self._x[slots], self._base[slots], self._previous[slots] = initial, initial, 0.0
+        self._seeds[slots] = np.array([spec.seed for spec in newcomers], dtype=np.uint64)
+        self._indices[slots] = [spec.index for spec in newcomers]
+        self._evaluations[slots] = 0
+        initial = self._initial(np.array(slots), [spec.plan for spec in newcomers])
+        self._x[slots], self._base[slots], self._history[slots] = initial, initial, 0.0
         del self._free[: len(newcomers)]
         return slots
 
@@ -109,7 +109,7 @@ class Rows:
         return int(self._evaluations[slot])
 
     def latents(self, slots: Sequence[int]) -> Tensor:
-        """Return the states of these slots, float64 ``(n, C, S, S)``."""
+        """Return the states of these slots, ``(n, C, S, S)``."""
         return self._x[list(slots)]
 
     def step(self, slots: Sequence[int]) -> NDArray[np.bool_]:
@@ -124,40 +124,56 @@ class Rows:
         if (column == 0).any():
             self._load_windows(places[column == 0])
         index = (torch.from_numpy(places), torch.from_numpy(column))
-        x = self._x[index[0]]
-        v = self._network.core(x.float(), self._modulation[index]).double()
-        x = self._combine(places, k, self._plan_window[index], x, v)
+        lines, history = self._lines[index], self._history[index[0]]
+        prediction = self._predictor.predict(self._x[index[0]], *index, lines[:, GUIDANCE])
+        factors = lines[:, FACTORS:].mT[..., None, None, None]
+        x = combine(factors, self._base[index[0]], prediction, history)
+        self._add_noise(x, lines[:, NOISE].numpy(), places, noise.stage_of_evaluation(0) + k)
+        committed = lines[:, COMMIT].numpy() != 0
+        self._base[places[committed]] = x[committed]
         self._x[index[0]] = x
-        self._previous[index[0]] = v
+        self._history[index[0]] = torch.cat([prediction[:, None], history[:, :-1]], dim=1)
         self._evaluations[places] += 1
         return torch.isfinite(x).flatten(1).all(dim=1).numpy()
 
-    def _combine(
-        self, places: NDArray[np.int64], k: NDArray[np.int64], lines: Tensor, x: Tensor, v: Tensor
-    ) -> Tensor:
-        """Apply each row's line of its plan, in the order of operations of `integrate`."""
-        _, current, base, velocity, previous, amplitude, commit = lines.mT[..., None, None, None]
-        x = current * x + base * self._base[places] + velocity * v
-        x = x + previous * self._previous[places]
-        noisy = amplitude.flatten().numpy() != 0
-        if noisy.any():
-            stages = noise.stage_of_evaluation(0) + k[noisy]
-            seeds, indices = self._seeds[places[noisy]], self._indices[places[noisy]]
-            fresh = torch.from_numpy(noise.normal(seeds, indices, stages, self._shape))
-            x[noisy] += amplitude[noisy] * fresh
-        committed = commit.flatten().numpy() != 0
-        self._base[places[committed]] = x[committed]
+    def _initial(self, places: NDArray[np.int64], plans: Sequence[Plan]) -> Tensor:
+        x = self._noise(places, np.full(len(places), noise.INITIAL_LATENT))
+        scales = np.array([p.initial_scale for p in plans])
+        x = torch.from_numpy(scales).to(x.dtype)[:, None, None, None] * x
+        amplitudes = np.array([p.initial_noise for p in plans])
+        stages = np.full(len(places), noise.BEFORE_FIRST_EVALUATION)
+        self._add_noise(x, amplitudes, places, stages)
         return x
+
+    def _add_noise(
+        self,
+        x: Tensor,
+        amplitudes: NDArray[np.floating[Any]],
+        places: NDArray[np.int64],
+        stages: NDArray[np.int64],
+    ) -> None:
+        """Add fresh noise of these amplitudes, ``(n,)``, to the states in place."""
+        noisy = amplitudes != 0
+        if noisy.any():
+            fresh = self._noise(places[noisy], stages[noisy])
+            amplitude = torch.from_numpy(amplitudes[noisy]).to(x.dtype)
+            x[noisy] += amplitude[:, None, None, None] * fresh
+
+    def _noise(self, places: NDArray[np.int64], stages: NDArray[np.int64]) -> Tensor:
+        values = noise.normal(self._seeds[places], self._indices[places], stages, self._shape)
+        return torch.from_numpy(values).to(self._x.dtype)
 
     def _load_windows(self, places: NDArray[np.int64]) -> None:
         """Bring in the next window of plan lines and modulations of these rows."""
         pairs: list[tuple[int, int]] = []
+        self._lines[places] = 0
         for place in places:
             first = self._evaluations[place]
             lines = self._tables[place][first : first + self.window]
-            self._plan_window[place, : len(lines)] = lines
+            self._lines[place, : len(lines), : lines.shape[1]] = lines
             pairs.extend((place, column) for column in range(len(lines)))
-        for chunk in torch.tensor(pairs, dtype=torch.int64).split(MODULATION_ROWS):
-            row, column = chunk.unbind(1)
-            times = self._plan_window[row, column, 0].float()
-            self._modulation[row, column] = self._network.modulation(times, self._conditions[row])
+        slots, columns = torch.tensor(pairs, dtype=torch.int64).unbind(1)
+        lines = self._lines[slots, columns]
+        self._predictor.prepare(
+            slots, columns, lines[:, TIME], lines[:, GUIDANCE], self._conditions[slots]
+        )

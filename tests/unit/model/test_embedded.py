@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from gmem_model.embedded import EmbeddedBackend
 from gmem_model.engine import loader, models
 from gmem_model.engine.host import EngineHost
-from gmem_model.sit import SiT
+from gmem_model.guidance import GuidedNetwork
 from gmem_shared.errors import (
     DeadlineExceededError,
     EncoderMismatchError,
@@ -63,7 +63,7 @@ class HeldLoading:
         self.begun = threading.Event()
         self.go = threading.Event()
 
-    def __call__(self, opened: OpenVersion, config: ModelConfig) -> SiT:
+    def __call__(self, opened: OpenVersion, config: ModelConfig) -> GuidedNetwork:
         self.begun.set()
         assert self.go.wait(PATIENCE_SECONDS)
         return models.open_network(opened, config)

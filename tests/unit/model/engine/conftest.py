@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from gmem_model.decoding import Decoder
 from gmem_model.engine.engine import Engine
 from gmem_model.engine.metrics import EngineMetrics
+from gmem_model.guidance import GuidedNetwork
 from gmem_model.sit import SiT
 from gmem_shared.settings import EngineSettings
 from gmem_shared.types import VersionRef
@@ -30,7 +31,7 @@ def make_engine(registry: CollectorRegistry) -> Iterator[EngineMaker]:
     def make(network: SiT | None = None, **settings: int) -> Engine:
         config = tiny_config()
         engine = Engine(
-            network or tiny_network(config),
+            GuidedNetwork(network or tiny_network(config)),
             Decoder(config.latent_space),
             config,
             VersionRef("tiny", 1, "sha256-00"),

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from torch import Tensor
 
 from gmem_model.engine.engine import Engine
-from gmem_model.samplers import SAMPLERS
+from gmem_model.samplers import samplers_of
 from gmem_shared.errors import (
     CancelledError,
     ConflictError,
@@ -23,6 +23,7 @@ from gmem_shared.errors import (
     NotReadyError,
     OverloadedError,
 )
+from gmem_shared.model_config import Interpolant
 from gmem_shared.types import GeneratedImage, GenerationTask, VersionRef
 from tests.support.engine import (
     PATIENCE_SECONDS,
@@ -32,6 +33,8 @@ from tests.support.engine import (
     first_row_not_finite,
     make_task,
 )
+
+SAMPLERS = samplers_of(Interpolant())
 
 
 def start(engine: Engine, task: GenerationTask) -> Recorder:

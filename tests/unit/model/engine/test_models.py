@@ -33,7 +33,7 @@ def test_a_published_model_opens_as_it_was_saved(store: Store) -> None:
     version = opened(store)
     config = read_config(version)
     assert config == tiny_config(default_bank="tiny@production")
-    network = open_network(version, config)
+    network = open_network(version, config).network
     for name, value in tiny_network(config).state_dict().items():
         assert torch.equal(network.state_dict()[name], value)
     assert not network.training

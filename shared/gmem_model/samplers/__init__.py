@@ -1,0 +1,67 @@
+"""Fixed-grid samplers as tables.
+
+What a sampler does after a network evaluation is a linear combination with coefficients known in
+advance. So a sampler is nothing but a table with one line per evaluation, and rows of different
+samplers, step counts, guidance and progress can share one batch
+(`docs/adr/0004-sampler-is-a-table.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from gmem_model.samplers import edm, interpolant, transport
+from gmem_model.samplers.plan import BEFORE_FIRST, Plan, integrate
+from gmem_shared.errors import OutOfRangeError, UnknownSamplerError
+from gmem_shared.model_config import EDM, Guidance, Interpolant, Process, Transport
+
+__all__ = ["BEFORE_FIRST", "Plan", "integrate", "plan", "samplers_of"]
+
+
+def plan(
+    sampler: str,
+    num_steps: int,
+    process: Process | None = None,
+    guidance: Guidance | None = None,
+    *,
+    reverse: bool = False,
+) -> Plan:
+    """Tabulate a sampler.
+
+    Args:
+        sampler: One of `samplers_of` the process.
+        num_steps: As the process counts them, at least 1, for a `Transport` at least 2.
+        process: How noise becomes data with the network; GMem v1's linear path by default.
+        guidance: Its scale and interval; none by default.
+        reverse: Go from data to noise; for the deterministic samplers of a `Transport`.
+
+    Raises:
+        UnknownSamplerError: The process has no sampler of this name.
+        OutOfRangeError: There are too few steps.
+    """
+    process = process or Interpolant()
+    known = _samplers(process, reverse=reverse)
+    if sampler not in known:
+        raise UnknownSamplerError(f"expected one of {', '.join(known)}; found {sampler!r}")
+    least = 2 if isinstance(process, Transport) else 1
+    if num_steps < least:
+        raise OutOfRangeError(f"expected num_steps of at least {least}, found {num_steps}")
+    table = known[sampler](num_steps)
+    return table if guidance is None else table.guided(guidance)
+
+
+def samplers_of(process: Process) -> tuple[str, ...]:
+    """Return the names of the samplers that can integrate a process on a fixed grid."""
+    return tuple(_samplers(process))
+
+
+def _samplers(process: Process, *, reverse: bool = False) -> dict[str, Callable[[int], Plan]]:
+    """Return functions from a number of steps to the plan."""
+    if isinstance(process, Transport):
+        return transport.samplers_of(process, reverse=reverse)
+    if reverse:
+        return {}
+    if isinstance(process, EDM):
+        return {name: partial(table, process) for name, table in edm.SAMPLERS.items()}
+    return {name: partial(table, process) for name, table in interpolant.SAMPLERS.items()}
