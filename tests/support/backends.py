@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
 from gmem_model.embedded import EmbeddedBackend
@@ -15,7 +17,7 @@ from gmem_shared.errors import ConflictError, NotReadyError
 from gmem_shared.ports import Backend
 from gmem_shared.settings import EngineSettings
 from gmem_shared.store import Store
-from gmem_shared.types import GeneratedImage, GenerationTask
+from gmem_shared.types import GeneratedImage, GenerationTask, ModelInfo
 from tests.support.engine import make_task
 
 PATIENCE_SECONDS = 90.0
@@ -36,6 +38,18 @@ def embedded_backend(store_url: str, cache_dir: Path, model: str = "tiny") -> Em
         registry=CollectorRegistry(),
     )
     return EmbeddedBackend(host)
+
+
+def task_for(model: ModelInfo, n: int = 1, **changes: Any) -> GenerationTask:
+    """A task of ``n`` images with a condition that the model takes."""
+    snippets = np.random.default_rng(7).standard_normal((n, model.snippet_dimension or 1))
+    condition: dict[str, Any] = {
+        "snippet": {"snippets": snippets.astype(np.float32), "encoder": model.encoder},
+        "label": {"snippets": None, "encoder": None, "labels": np.arange(n, dtype=np.int32) % 3},
+        "none": {"snippets": None, "encoder": None},
+    }[model.condition]
+    pinned = f"{model.version.name}@{model.version.digest}"
+    return make_task(n, **{"model": pinned, "num_steps": 3} | condition | changes)
 
 
 async def images_of(backend: Backend, task: GenerationTask) -> list[GeneratedImage]:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from gmem_shared.errors import (
     GmemError,
+    InvalidRequestError,
     NotReadyError,
+    OutOfRangeError,
     UnknownBankError,
     UnknownModelError,
     UnknownRowError,
@@ -183,6 +185,17 @@ class FakeBank:
         )
 
 
+def _refuse_what_is_not_taken(task: GenerationTask, info: ModelInfo) -> None:
+    given = {"snippet": task.snippets, "label": task.labels}
+    kinds = [kind for kind, rows in given.items() if rows is not None]
+    if kinds != [kind for kind in given if kind == info.condition]:
+        raise InvalidRequestError(f"expected rows of condition {info.condition!r}, found {kinds}")
+    if task.labels is not None and not -1 <= task.labels.min() <= task.labels.max() < len(NAMES):
+        raise OutOfRangeError(f"expected class ids below {len(NAMES)}, found {task.labels}")
+    if info.default_guidance_scale is None and task.guidance_scale not in (None, 1):
+        raise InvalidRequestError(f"expected no guidance, found {task.guidance_scale}")
+
+
 class FakeBackend:
     """Images that are a function of the task and the position alone; 8 x 8, grey.
 
@@ -255,6 +268,7 @@ class FakeBackend:
         return info
 
     async def generate(self, task: GenerationTask) -> AsyncGenerator[GeneratedImage]:
+        _refuse_what_is_not_taken(task, await self.describe(task.model))
         self.tasks.append(task)
         self.running.add(task.id)
         made = 0
@@ -272,16 +286,17 @@ class FakeBackend:
 
     def _image(self, task: GenerationTask, position: int) -> GeneratedImage:
         info = self.infos[Reference.parse(task.model).name]
+        scale = info.default_guidance_scale if task.guidance_scale is None else task.guidance_scale
         steps = task.num_steps or info.default_steps
         sampler = task.sampler or info.default_sampler
         facts = (
-            None if task.snippets is None else float(task.snippets[position, 0]),
+            None if task.snippets is None else task.snippets[position].tolist(),
             None if task.labels is None else int(task.labels[position]),
             int(task.seeds[position]),
             int(task.indices[position]),
             sampler,
             steps,
-            task.guidance_scale,
+            1.0 if scale is None else float(scale),
         )
         generator = np.random.default_rng(hashed(*facts))
         return GeneratedImage(

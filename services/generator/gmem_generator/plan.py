@@ -56,7 +56,7 @@ class Plan:
             check_encoder(self.query.bank, self.model)
         _check_sampler(self.sampler, self.model)
         if self.steps > self.model.max_steps:
-            raise out_of_range("num_steps", f"at most {self.model.max_steps}", self.steps)
+            raise out_of_range("num_steps", self.model.max_steps, self.steps)
 
     @property
     def bank(self) -> VersionRef | None:
@@ -88,9 +88,9 @@ def check_encoder(bank: BankInfo, model: ModelInfo) -> None:
         )
 
 
-def out_of_range(field: str, expected: str, found: float) -> OutOfRangeError:
-    """Return the error of a number that is not served."""
-    message = f"expected {expected}, found {found:g}"
+def out_of_range(field: str, most: int, found: int) -> OutOfRangeError:
+    """Return the error of a number that exceeds what is served."""
+    message = f"expected at most {most}, found {found}"
     return OutOfRangeError(f"{field}: {message}", errors=[{"field": field, "message": message}])
 
 

@@ -16,7 +16,7 @@ from gmem_generator.plan import BankQuery, Plan, check_encoder, out_of_range
 from gmem_generator.replay import ReplayToken
 from gmem_generator.schemas import GenerateRequest, ReplayRequest
 from gmem_shared.class_draw import draw_classes
-from gmem_shared.errors import ConditionMismatchError, InternalError
+from gmem_shared.errors import ConditionMismatchError, InternalError, InvalidRequestError
 from gmem_shared.types import BankInfo, ModelInfo
 
 
@@ -51,15 +51,15 @@ class Resolver:
             NotFoundError: The bank, model, class, row or sampler does not exist.
             ConditionMismatchError: The model does not take what the request gives it.
             EncoderMismatchError: Bank and model do not belong together.
-            OutOfRangeError: More images, steps or guidance than are served.
-            InvalidRequestError: The replay token is none of ours.
+            OutOfRangeError: More images or steps than are served.
+            InvalidRequestError: The replay token is none of ours, or the model cannot be guided.
         """
         if isinstance(request, ReplayRequest):
             return await self._replay(request)
         rows = request.memory.rows if request.memory else ()
         count = request.num_images or len(rows) or 1
         if count > self._max_images:
-            raise out_of_range("num_images", f"at most {self._max_images}", count)
+            raise out_of_range("num_images", self._max_images, count)
         model = await self.model(request.model)
         seed = self._random_seed() if request.seed is None else request.seed
         return Plan(
@@ -153,8 +153,10 @@ def _guidance(asked: float | None, model: ModelInfo) -> float | None:
     if model.default_guidance_scale is not None:
         return model.default_guidance_scale if asked is None else asked
     if asked is not None and asked != 1:
-        raise out_of_range(
-            "guidance_scale", f"1 or none, model {model.version} cannot be guided", asked
+        raise InvalidRequestError(
+            f"expected no guidance_scale, or 1, for model {model.version}, which cannot be guided; "
+            f"found {asked:g}",
+            errors=[{"field": "guidance_scale", "message": "must be 1 for this model"}],
         )
     return None
 

@@ -29,7 +29,7 @@ BAD = [
     ({"steps": 7}, 400, "invalid_request", "steps", "did you mean 'num_steps'?"),
     ({"class": 7}, 400, "invalid_request", "class", "did you mean 'class_label'?"),
     ({"guidance": 4}, 400, "invalid_request", "guidance", "did you mean 'guidance_scale'?"),
-    ({"guidance_scale": 4}, 422, "out_of_range", "guidance_scale", "cannot be guided"),
+    ({"guidance_scale": 4}, 400, "invalid_request", "guidance_scale", "cannot be guided"),
     ({"guidance_scale": -1}, 422, "out_of_range", "guidance_scale", "at least 0"),
     ({"guidance_scale": 101}, 422, "out_of_range", "guidance_scale", "at most 100"),
     ({"guidance_scale": True}, 400, "invalid_request", "guidance_scale", "number"),
