@@ -34,7 +34,10 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x_NCSS: Tensor) -> Tensor:
         """Return the tokens ``(N, T, D)``."""
-        return self.proj(x_NCSS).flatten(2).transpose(1, 2)
+        # A matrix product where the published code convolves: on the CPU a convolution of a row
+        # gives other bits in other company.
+        patches = patchify(x_NCSS, self.proj.kernel_size[0])
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class TimeEmbed(nn.Module):
@@ -136,6 +139,13 @@ class FinalLayer(nn.Module):
 def adaptive_layer(width: int, vectors: int) -> nn.Sequential:
     """Return the layer that makes so many modulation vectors of time and condition."""
     return nn.Sequential(nn.SiLU(), nn.Linear(width, vectors * width))
+
+
+def patchify(x_NCSS: Tensor, patch_size: int) -> Tensor:
+    """Cut a latent into patches ``(N, T, C P P)`` in row-major order, column fastest."""
+    grid = x_NCSS.shape[-1] // patch_size
+    patches = x_NCSS.unflatten(3, (grid, patch_size)).unflatten(2, (grid, patch_size))
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def unpatchify(tokens: Tensor, patch_size: int) -> Tensor:

@@ -1,30 +1,24 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from gmem_model.presets import preset
+from gmem_model.presets import DIGITS
 from gmem_model.sit import SiT
-from gmem_shared.errors import InvalidRequestError
-from gmem_shared.model_config import SiTArchitecture, SnippetCondition
+from gmem_shared.model_config import LabelCondition, SiTArchitecture, SnippetCondition
+from tests.support.networks import shaken
 
 ROWS = 64
 
 
-def shaken(architecture: SiTArchitecture) -> SiT:
-    """Return a network without the zeros that a fresh one begins with."""
-    generator = torch.Generator().manual_seed(0)
-    network = SiT(architecture, generator=generator)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return network.eval()
-
-
 @pytest.fixture(scope="module")
 def digits() -> SiT:
-    return shaken(preset("digits"))
+    return shaken(SiT(DIGITS))
+
+
+@pytest.fixture
+def labelled() -> SiT:
+    change = {"condition": LabelCondition(num_classes=10), "learn_sigma": True}
+    return shaken(SiT(DIGITS.model_copy(update=change)))
 
 
 @pytest.fixture(scope="module")
@@ -35,96 +29,9 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return x, t, torch.randn(ROWS, 64, generator=generator)
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
-@torch.no_grad()
-def test_core_gives_a_row_the_same_bits_in_batches_of_1_to_64(digits, batch) -> None:
-    x, t, snippets = batch
-    modulation = digits.modulation(t, snippets)
-    together = digits.core(x, modulation)
-    for size in range(1, ROWS + 1):
-        parts = zip(x.split(size), modulation.split(size), strict=True)
-        assert torch.equal(torch.cat([digits.core(*part) for part in parts]), together), size
-
-
-@pytest.mark.usefixtures("one_thread")
-@torch.no_grad()
-def test_core_gives_a_row_the_same_bits_at_every_place(digits, batch) -> None:
-    x, t, snippets = batch
-    modulation = digits.modulation(t, snippets)
-    together = digits.core(x, modulation)
-    for size in (1, 2, 3, 5, 8, 31, ROWS):
-        for shift in range(size):
-            moved = digits.core(x[:size].roll(shift, 0), modulation[:size].roll(shift, 0))
-            assert torch.equal(moved, together[:size].roll(shift, 0)), (size, shift)
-
-
-@pytest.mark.usefixtures("one_thread")
-@torch.no_grad()
-def test_modulation_of_a_pair_does_not_depend_on_its_company(digits, batch) -> None:
-    _, t, snippets = batch
-    together = digits.modulation(t, snippets)
-    for size in range(1, ROWS + 1):
-        parts = zip(t.split(size), snippets.split(size), strict=True)
-        assert torch.equal(torch.cat([digits.modulation(*part) for part in parts]), together), size
-    more = digits.modulation(t.repeat(3)[:130], snippets.repeat(3, 1)[:130])
-    assert torch.equal(more, together.repeat(3, 1)[:130])
-
-
-@settings(max_examples=20, deadline=None)
-@given(rows=st.integers(1, 70), seed=st.integers(0, 2**32))
-@torch.no_grad()
-def test_forward_is_core_of_modulation(rows, seed) -> None:
-    network = shaken(
-        SiTArchitecture(
-            input_size=4,
-            patch_size=2,
-            in_channels=2,
-            hidden_size=16,
-            depth=2,
-            num_heads=2,
-            condition=SnippetCondition(),
-        )
-    )
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, 2, 4, 4, generator=generator)
-    t = torch.rand(rows, generator=generator)
-    snippets = torch.randn(rows, 768, generator=generator)
-    modulation = network.modulation(t, snippets)
-    assert modulation.shape == (rows, network.modulation_width)
-    assert torch.equal(network(x, t, snippets), network.core(x, modulation))
-
-
-def test_every_weight_learns_but_the_fixed_positions(batch) -> None:
-    sizes = {"projector_dimension": 8, "projector_outputs": (5,), "encoder_depth": 2}
-    network = shaken(preset("digits").model_copy(update=sizes)).train()
-    x, t, snippets = batch
-    velocity, (projection,) = network.forward_with_projections(x, t, snippets)
-    assert projection.shape == (ROWS, 4, 5)
-    (velocity.square().mean() + projection.square().mean()).backward()
-    for name, parameter in network.named_parameters():
-        assert (name == "pos_embed") == (parameter.grad is None), name
-        assert parameter.grad is None or parameter.grad.any(), name
-
-
 @torch.no_grad()
 def test_untrained_network_predicts_no_motion(batch) -> None:
-    assert not SiT(preset("digits"))(*batch).any()
-
-
-def test_same_generator_gives_the_same_initial_weights() -> None:
-    first, second = (
-        SiT(preset("digits"), generator=torch.Generator().manual_seed(7)).state_dict()
-        for _ in range(2)
-    )
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not SiT(DIGITS)(*batch).any()
 
 
 @torch.no_grad()
@@ -137,33 +44,43 @@ def test_length_of_a_snippet_does_not_matter(digits, batch) -> None:
 
 
 @torch.no_grad()
-def test_condition_dropout_acts_on_the_embedded_snippet(digits, batch) -> None:
-    x, t, snippets = batch
-    nothing = torch.zeros(ROWS, 96)
-    other = snippets.flip(0)
-    assert torch.equal(digits(x, t, snippets, keep=nothing), digits(x, t, other, keep=nothing))
-    assert not torch.equal(digits(x, t, snippets), digits(x, t, other))
+def test_dropout_acts_on_the_embedded_snippet_and_scales_what_it_keeps(digits) -> None:
+    snippets = torch.randn(1, 64, generator=torch.Generator().manual_seed(2))
+    keep = digits.keep_mask(1, torch.Generator().manual_seed(0))
+    expected = digits.condition_projection(snippets) * keep / 0.8
+    torch.testing.assert_close(digits._embed(snippets, keep), expected)
 
 
-def test_keep_mask_drops_a_fifth_and_follows_its_generator(digits) -> None:
-    first, again = (digits.keep_mask(500, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert first.unique().tolist() == [0, 1]
-    assert first.mean().item() == pytest.approx(0.8, abs=0.01)
+def test_keep_mask_drops_a_fifth_of_the_embedded_snippet(digits) -> None:
+    mask = digits.keep_mask(500, torch.Generator().manual_seed(3))
+    assert mask.shape == (500, 96)
+    assert mask.mean().item() == pytest.approx(0.8, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"patch_size": 3}, "patch_size"),
-        ({"num_heads": 5}, "num_heads"),
-        ({"hidden_size": 90, "num_heads": 3}, "divisible by 4"),
-        ({"projector_outputs": (8,), "encoder_depth": 5}, "encoder_depth"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_refused_by_name(change, named) -> None:
-    with pytest.raises(InvalidRequestError, match=named):
-        SiT(preset("digits").model_copy(update=change))
+def test_keep_mask_drops_a_tenth_of_the_labels(labelled) -> None:
+    mask = labelled.keep_mask(5000, torch.Generator().manual_seed(3))
+    assert mask.shape == (5000,)
+    assert mask.mean().item() == pytest.approx(0.9, abs=0.01)
+
+
+@torch.no_grad()
+def test_dropped_label_is_no_class(labelled, batch) -> None:
+    x, t, _ = batch
+    labels = torch.arange(ROWS) % 10
+    keep = (torch.arange(ROWS) % 3 > 0).float()
+    dropped = labelled(x, t, labels, keep=keep)
+    assert torch.equal(dropped, labelled(x, t, labels.where(keep > 0, -1)))
+    assert torch.equal(dropped, labelled(x, t, labels.where(keep > 0, 10)))
+
+
+@torch.no_grad()
+def test_second_half_of_the_channels_is_left_out(labelled, batch) -> None:
+    x, t, _ = batch
+    labels = labelled.no_condition(ROWS)
+    before = labelled(x, t, labels)
+    # Channels lie innermost in a token: of the two of each pixel, the second is not used.
+    labelled.final_layer.linear.weight[1::2] = 0
+    assert torch.equal(labelled(x, t, labels), before)
 
 
 def test_weights_carry_the_published_names_and_shapes() -> None:
