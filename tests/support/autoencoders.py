@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from gmem_model.autoencoder import Autoencoder
+from gmem_model.autoencoder.storage import WEIGHTS_FILE
 from gmem_model.latents import latent_space
 from gmem_shared.model_config import AutoencoderArchitecture, ModelConfig
-from tests.support.models import tiny_config
+from gmem_shared.store import Store, Version
+from tests.support.models import tiny_config, tiny_network
 
 TINY = AutoencoderArchitecture(
     channels=32, channel_mult=(1, 2), num_res_blocks=1, attn_resolutions=(128,), z_channels=4
@@ -48,3 +50,18 @@ def latent_config() -> ModelConfig:
     space = latent_space("sd-vae", autoencoder=TINY)
     changes = {"architecture": architecture, "latent_space": space}
     return config.model_copy(update=changes)
+
+
+def publish_latent_model(store: Store, autoencoder: Autoencoder | None, name: str) -> Version:
+    """Publish a tiny network that samples latents, with what decodes them or without."""
+    config = latent_config()
+    files = {
+        "network.safetensors": save(tiny_network(config).state_dict()),
+        "config.json": config.model_dump_json().encode(),
+    }
+    if autoencoder is not None:
+        files[WEIGHTS_FILE] = save(autoencoder.state_dict())
+    repository = store.repository("models", name)
+    version = repository.publish(files, metadata={"encoder": str(config.encoder)})
+    repository.set_alias("production", version, reason="test")
+    return version

@@ -51,7 +51,8 @@ class Worker:
         table = plan(job.sampler, job.num_steps, config.process)
         self._job = job
         self._choose = chooser(job, config, bank)
-        self._sample = BatchSampler(network, Decoder(config.latent_space), table, device)
+        decoder = Decoder.open(opened, config, device)
+        self._sample = BatchSampler(network, decoder, table, device)
 
     def make(self, number: int) -> Part:
         """Make the images of a batch."""
