@@ -16,6 +16,8 @@ from gmem_shared.ports import load
 
 COMMANDS = {
     "bank": ("gmem_bank.cli:app", "Serve, inspect and edit memory banks."),
+    "evaluate": ("gmem_trainer.scores.cli:app", "Measure images: FID, precision and others."),
+    "model": ("gmem_model.cli:app", "Import, export and list models."),
     "sample": ("gmem_trainer.sampling.cli:app", "Make many images, as one resumable job."),
     "serve": ("gmem_generator.cli:app", "Serve images over HTTP; embedded by default."),
     "store": ("gmem_shared.store.cli:app", "List, verify, alias and clean up versions."),

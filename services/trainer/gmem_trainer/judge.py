@@ -51,6 +51,10 @@ class Judge:
             hidden = np.maximum(hidden @ weights + bias, 0)
         return hidden
 
+    def probabilities(self, pixels: Pixels) -> Pixels:
+        """Return the perceptron's belief in each class, ``(n, classes)``."""
+        return self._perceptron.predict_proba(flat(pixels))
+
     def components(self, pixels: Pixels) -> Pixels:
         """Return the leading principal components of the pixels, ``(n, COMPONENTS)``."""
         return self._pca.transform(flat(pixels))

@@ -6,6 +6,7 @@ images, recall does not see it either, and only the memorisation figures do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,35 +18,86 @@ Vectors = NDArray[np.floating[Any]]
 
 COPY_QUANTILE = 0.05
 
+_BLOCK_VALUES = 2**24
+"""Distances held at once: 128 MiB."""
+
+_ROUNDING = 1e-13
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """What the Fréchet distance keeps of a set of vectors.
+
+    Attributes:
+        mean: float64 ``(d,)``.
+        covariance: float64 ``(d, d)``.
+    """
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, vectors: Vectors) -> Gaussian:
+        """Fit vectors ``(n, d)``."""
+        return cls(vectors.mean(axis=0), np.atleast_2d(np.cov(vectors, rowvar=False)))
+
+    def distance(self, other: Gaussian) -> float:
+        """Return the squared Fréchet distance.
+
+        Source: Heusel et al. 2017, equation 6. tr((A B)^1/2) is the sum of the square roots of the
+        eigenvalues of the symmetric A^1/2 B A^1/2.
+        """
+        values, basis = np.linalg.eigh(self.covariance)
+        root = (basis * np.sqrt(np.maximum(values, 0))) @ basis.T
+        product = root @ other.covariance @ root
+        cross = np.sqrt(np.maximum(np.linalg.eigvalsh(product), 0)).sum()
+        mean_term = np.square(self.mean - other.mean).sum()
+        traces = np.trace(self.covariance) + np.trace(other.covariance)
+        return float(mean_term + traces - 2 * cross)
+
 
 def frechet_distance(a: Vectors, b: Vectors) -> float:
-    """Return the squared Fréchet distance of the Gaussians fitted to ``(n, d)`` and ``(m, d)``.
-
-    Source: Heusel et al. 2017, equation 6. tr((A B)^1/2) is the sum of the square roots of the
-    eigenvalues of the symmetric A^1/2 B A^1/2.
-    """
-    covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, basis = np.linalg.eigh(np.atleast_2d(covariance_a))
-    root = (basis * np.sqrt(np.maximum(values, 0))) @ basis.T
-    product = root @ np.atleast_2d(covariance_b) @ root
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(product), 0)).sum()
-    mean_term = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
-    return float(mean_term + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross)
+    """Return the squared Fréchet distance of the Gaussians fitted to ``(n, d)`` and ``(m, d)``."""
+    return Gaussian.fit(a).distance(Gaussian.fit(b))
 
 
 def precision_recall(real: Vectors, generated: Vectors, neighbours: int = 3) -> tuple[float, float]:
     """Return how much of each set lies within the other's k-nearest-neighbour manifold.
 
     Source: Kynkäänniemi et al. 2019, "Improved precision and recall metric for assessing
-    generative models", equations 1 and 2.
+    generative models", equations 1 and 2. Memory grows with the larger set, not with its square.
     """
+    # Distances do not change; near the origin they keep more digits.
+    centre = real.mean(axis=0, dtype=np.float64)
+    real, generated = real - centre, generated - centre
     return _covered(generated, real, neighbours), _covered(real, generated, neighbours)
 
 
 def _covered(points: Vectors, manifold: Vectors, neighbours: int) -> float:
-    # Column 0 of the sorted distances is the point itself.
-    radii = np.sort(cdist(manifold, manifold), axis=1)[:, neighbours]
-    return float((cdist(points, manifold) <= radii).any(axis=1).mean())
+    # The nearest point of the manifold to one of its own is the point itself.
+    radii = np.concatenate(
+        [
+            np.partition(squared, neighbours, axis=1)[:, neighbours]
+            for squared in _squared_distances(manifold, manifold)
+        ]
+    )
+    # A copy of a point whose neighbours are copies too lies at distance 0 = radius, up to rounding.
+    radii += _ROUNDING * np.square(manifold).sum(axis=1).max()
+    inside = sum(
+        int((squared <= radii).any(axis=1).sum())
+        for squared in _squared_distances(points, manifold)
+    )
+    return inside / len(points)
+
+
+def _squared_distances(points: Vectors, others: Vectors) -> Iterator[NDArray[np.float64]]:
+    """Yield the squared distances of a few points at a time to all others, ``(block, m)``."""
+    lengths = np.square(others).sum(axis=1)
+    block = max(1, _BLOCK_VALUES // len(others))
+    for first in range(0, len(points), block):
+        some = points[first : first + block]
+        squared = np.square(some).sum(axis=1)[:, None] + lengths - 2 * some @ others.T
+        yield np.maximum(squared, 0)
 
 
 def nearest_distances(points: Vectors, others: Vectors) -> NDArray[np.float64]:

@@ -1,0 +1,1 @@
+"""``gmem evaluate``: the published scores of sets of images, FID foremost."""

@@ -1,0 +1,95 @@
+"""``gmem evaluate``: FID, sFID, Inception Score, precision and recall of a set of images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+
+from gmem_shared import logs
+from gmem_shared.settings import Settings
+
+if TYPE_CHECKING:
+    from gmem_trainer.scores.scores import Scores
+
+app = typer.Typer(help="Measure a set of images against real ones.")
+
+_console = Console()
+
+_NAMES = {
+    "inception": ("FID", "sFID", "Inception Score"),
+    "dinov2": ("FD-DINOv2", "", ""),
+    "digits": ("Fréchet distance (digits)", "", "Inception Score (digits)"),
+    "pixels": ("Fréchet distance (pixels)", "", ""),
+}
+"""What the Fréchet distances and the score are called in each feature space."""
+
+
+@app.command()
+def evaluate(
+    samples: Annotated[Path, typer.Argument(help=".npz with arr_0, or a folder of pictures")],
+    reference: Annotated[
+        Path, typer.Option(help=".npz with mu and sigma or arr_0 or all, or a folder of pictures")
+    ],
+    features: Annotated[
+        Literal["inception", "dinov2", "digits", "pixels"], typer.Option(help="where to compare")
+    ] = "inception",
+    weights: Annotated[
+        Path | None, typer.Option(help="of Inception or DINOv2, .pth or .safetensors")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:<number>")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the scores here")] = None,
+) -> None:
+    """Measure a set of images as the evaluator of ADM does."""
+    logs.configure(Settings().log)
+
+    from gmem_trainer.sampling.devices import choose_devices
+    from gmem_trainer.scores.features import open_extractor
+    from gmem_trainer.scores.images import open_images
+    from gmem_trainer.scores.reference import open_reference
+    from gmem_trainer.scores.scores import score
+
+    (chosen,) = choose_devices(device, processes=1, local_rank=None, num_cores=1)
+    images, real = open_images(samples), open_reference(reference)
+    extract = open_extractor(features, weights, chosen)
+    total = len(images) + (len(real.images) if real.images else 0)
+    with _progress(total) as report:
+        scores = score(images, real, extract, batch_size, report)
+    _console.print(_table(scores, _NAMES[features]))
+    if json_file is not None:
+        result = asdict(scores) | {
+            "features": features, "samples": str(samples), "reference": str(reference),
+        }  # fmt: skip
+        json_file.write_text(json.dumps(result, indent=2))
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("looking at images", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _table(scores: Scores, names: tuple[str, str, str]) -> Table:
+    frechet, spatial, inception = names
+    table = Table("score", "value", title=f"{scores.images:,} images")
+    for name, value, digits in (
+        (frechet, scores.frechet, 4),
+        (spatial, scores.spatial_frechet, 4),
+        (inception, scores.inception_score, 3),
+        ("precision", scores.precision, 4),
+        ("recall", scores.recall, 4),
+    ):
+        if value is not None:
+            table.add_row(name, f"{value:.{digits}f}")
+    return table
