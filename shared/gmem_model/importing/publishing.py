@@ -1,0 +1,76 @@
+"""Published checkpoints as versions in the store: the model, and the bank that lies beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gmem_model.importing.banks import ForeignBank
+from gmem_model.importing.layouts import Checkpoint
+from gmem_model.importing.model import Wishes, write_model
+from gmem_shared.bank_format import write_bank
+from gmem_shared.store import Repository, Version
+
+ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows how much of a total is done; see `gmem_shared.progress.progress_bar`."""
+
+
+def publish_bank(
+    repository: Repository, bank: ForeignBank, encoder: str, bar: ProgressBar, message: str
+) -> Version:
+    """Publish a checkpoint's bank, exactly as it is and without labels.
+
+    The source id of a row is its number in the file.
+
+    Raises:
+        InvalidRequestError: The rows do not make a servable bank.
+    """
+    rows = bank.vectors.shape[0]
+    with tempfile.TemporaryDirectory() as folder, bar("bank", rows) as progress:
+        files, metadata = write_bank(
+            Path(folder),
+            vectors=bank.vectors,
+            labels=np.full(rows, -1),
+            source_ids=np.arange(rows),
+            classes=[],
+            encoder=encoder,
+            weights=bank.frequencies,
+            coefficients=bank.factors,
+            progress=progress,
+        )
+        metadata["origin"] = {"layout": bank.layout}
+        return repository.publish(files, metadata=metadata, message=message)
+
+
+def publish_model(
+    repository: Repository,
+    checkpoint: Checkpoint,
+    wishes: Wishes,
+    bar: ProgressBar,
+    message: str,
+) -> Version:
+    """Publish a checkpoint.
+
+    Raises:
+        InvalidRequestError: Checkpoint, wishes and further files do not make a model.
+    """
+    size = sum(tensor.nbytes for tensor in checkpoint.weights.values())
+    with tempfile.TemporaryDirectory() as folder, bar("network", size) as progress:
+        files, _ = write_model(Path(folder), checkpoint, wishes, progress)
+        origin = {"family": checkpoint.family, "container": checkpoint.container}
+        return repository.publish(files, metadata={"origin": origin}, message=message)
+
+
+def drawing_from(wishes: Wishes, bank: Version, alias: str | None) -> Wishes:
+    """Let a model draw from a bank by default: where the alias points, or always this version."""
+    selector = alias or bank.digest
+    return replace(
+        wishes,
+        default_bank=f"{bank.name}@{selector}",
+        training_bank=f"{bank.name}@{bank.digest}",
+    )
