@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from gmem_shared.errors import (
     UnknownVersionError,
 )
 from gmem_shared.ports import Backend
-from gmem_shared.store import Store
 from tests.support.backends import (
     PATIENCE_SECONDS,
     embedded_backend,
@@ -35,21 +34,7 @@ from tests.support.backends import (
     until,
 )
 from tests.support.engine import make_task
-from tests.support.models import TEST_ENCODER, publish_tiny_model
-from tests.support.triton import TritonServer, running_triton
-
-
-@pytest.fixture(scope="module")
-def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("store")
-    publish_tiny_model(Store.from_url(str(folder), cache_dir=folder / "cache"))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def triton(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    with running_triton(store_url, tmp_path_factory.mktemp("triton")) as server:
-        yield server
+from tests.support.models import FAMILIES, TEST_ENCODER
 
 
 @pytest.fixture(
@@ -83,7 +68,7 @@ async def test_describe_says_what_a_front_end_needs(backend) -> None:
 
 
 async def test_models_lists_every_model_of_the_store(backend) -> None:
-    assert await backend.models() == [await backend.describe("tiny@production")]
+    assert await backend.models() == [await backend.describe(name) for name in sorted(FAMILIES)]
 
 
 async def test_each_row_becomes_one_image(backend) -> None:

@@ -22,7 +22,7 @@ from gmem_shared.errors import CancelledError
 from gmem_shared.store import Store
 from gmem_shared.types import GeneratedImage, GenerationTask, VersionRef
 from tests.support.engine import PATIENCE_SECONDS, eventually, is_ready, make_task
-from tests.support.models import publish_tiny_model
+from tests.support.models import label_config, publish_tiny_model
 
 FOLDER = Path(gmem_generator.__file__).parents[1] / "model_repository" / triton_io.MODEL_NAME / "1"
 FINAL = 1
@@ -237,10 +237,11 @@ def ask(model: Any, operation: triton_io.Operation, task: GenerationTask | None 
     if task is not None:
         arrays |= {
             triton_io.SNIPPETS: task.snippets,
+            triton_io.LABELS: task.labels,
             triton_io.SEEDS: task.seeds,
             triton_io.INDICES: task.indices,
         }
-    tensors = {name: Tensor(array) for name, array in arrays.items()}
+    tensors = {name: Tensor(array) for name, array in arrays.items() if array is not None}
     sender = Sender()
     model.execute([SimpleNamespace(tensors=tensors, get_response_sender=lambda: sender)])
     return sender
@@ -249,7 +250,11 @@ def ask(model: Any, operation: triton_io.Operation, task: GenerationTask | None 
 def generate(model: Any, /, **changes: Any) -> Sender:
     task = make_task(**changes)
     operation = triton_io.Generate(
-        id=task.id, model=task.model, encoder=task.encoder, num_steps=task.num_steps
+        id=task.id,
+        model=task.model,
+        encoder=task.encoder,
+        num_steps=task.num_steps,
+        guidance_scale=task.guidance_scale,
     )
     return ask(model, operation, task)
 
@@ -323,3 +328,34 @@ def test_what_waits_for_a_version_holds_up_nothing_and_can_be_cancelled(
         go.set()
     eventually(lambda: all(sender.ended for sender in waiting))
     assert {sender.code for sender in waiting} == {"cancelled"}
+
+
+def test_labels_and_guidance_reach_the_engine(model, store) -> None:
+    publish_tiny_model(store, name="sit", config=label_config())
+    made = []
+    for labels, scale in (([0, 1, 2], None), ([0, 1, 2], 1.5), ([2, 1, 0], None), ([0, 1, 2], 4.0)):
+        sender = generate(
+            model, model="sit", n=3, snippets=None, encoder=None,
+            labels=np.array(labels, np.int32), guidance_scale=scale,
+        )  # fmt: skip
+        eventually(lambda sender=sender: sender.ended)
+        made.append(pixels(sender))
+    own, same, reordered, guided = made
+    assert own == same
+    assert [a == b for a, b in zip(own, reordered, strict=True)] == [False, True, False]
+    assert not set(own) & set(guided)
+
+
+def pixels(sender: Sender) -> list[bytes]:
+    """The images of a reply, by position."""
+    images = {
+        position: image.tobytes()
+        for response, _ in sender.sent
+        if hasattr(response, triton_io.IMAGES)
+        for position, image in zip(
+            [entry["position"] for entry in json.loads(response.META[0])],
+            response.IMAGES,
+            strict=True,
+        )
+    }
+    return [images[position] for position in sorted(images)]

@@ -1,0 +1,24 @@
+"""One store with a model of every family, and one tritonserver over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gmem_shared.store import Store
+from tests.support.models import publish_families
+from tests.support.triton import TritonServer, running_triton
+
+
+@pytest.fixture(scope="session")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("store")
+    publish_families(Store.from_url(str(folder), cache_dir=folder / "cache"))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def triton(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    with running_triton(store_url, tmp_path_factory.mktemp("triton")) as server:
+        yield server
