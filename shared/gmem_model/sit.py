@@ -27,8 +27,6 @@ from gmem_model.transformer import (
 )
 from gmem_shared.model_config import LabelCondition, SiTArchitecture
 
-LABEL_DROPOUT = 0.1
-"""Share of the labels that training replaces by "no class"."""
 SNIPPET_DROPOUT = 0.2
 """Share of the embedded snippet's entries that GMem v1 drops in training."""
 
@@ -104,13 +102,7 @@ class SiT(Transformer):
         return self.projectors
 
     def keep_mask(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw the training mask of n conditions, float32: 1 keeps, 0 drops.
-
-        Returns:
-            ``(n, D)``, the entries of embedded snippets, or ``(n,)``, whole labels.
-        """
-        if isinstance(self.architecture.condition, LabelCondition):
-            return (torch.rand(n, generator=generator) >= LABEL_DROPOUT).float()
+        """Draw the training mask of n embedded snippets, float32 ``(n, D)``: 1 keeps an entry."""
         draw = torch.rand(n, self.architecture.hidden_size, generator=generator)
         return (draw >= SNIPPET_DROPOUT).float()
 
@@ -126,7 +118,6 @@ class SiT(Transformer):
                 nn.init.zeros_(parameter)
 
     def _embed(self, condition: Tensor, keep: Tensor | None) -> Tensor:
-        if isinstance(self.architecture.condition, LabelCondition):
-            return self.y_embedder(condition if keep is None else condition.where(keep > 0, -1))
-        embedded_ND = self.condition_projection(condition)
+        takes_label = isinstance(self.architecture.condition, LabelCondition)
+        embedded_ND = (self.y_embedder if takes_label else self.condition_projection)(condition)
         return embedded_ND if keep is None else embedded_ND * keep / (1 - SNIPPET_DROPOUT)

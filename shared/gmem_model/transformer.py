@@ -234,7 +234,7 @@ class Transformer(Network):
 
     @abstractmethod
     def keep_mask(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw the training mask of n conditions, float32: 1 keeps an entry, 0 drops it."""
+        """Draw the training mask of n snippets, float32: 1 keeps an entry, 0 drops it."""
 
     @abstractmethod
     def _embed(self, condition: Tensor, keep: Tensor | None) -> Tensor: ...

@@ -57,20 +57,12 @@ def test_keep_mask_drops_a_fifth_of_the_embedded_snippet(digits) -> None:
     assert mask.mean().item() == pytest.approx(0.8, abs=0.01)
 
 
-def test_keep_mask_drops_a_tenth_of_the_labels(labelled) -> None:
-    mask = labelled.keep_mask(5000, torch.Generator().manual_seed(3))
-    assert mask.shape == (5000,)
-    assert mask.mean().item() == pytest.approx(0.9, abs=0.01)
-
-
 @torch.no_grad()
-def test_dropped_label_is_no_class(labelled, batch) -> None:
+def test_no_class_is_the_line_after_the_last_class(labelled, batch) -> None:
     x, t, _ = batch
-    labels = torch.arange(ROWS) % 10
-    keep = (torch.arange(ROWS) % 3 > 0).float()
-    dropped = labelled(x, t, labels, keep=keep)
-    assert torch.equal(dropped, labelled(x, t, labels.where(keep > 0, -1)))
-    assert torch.equal(dropped, labelled(x, t, labels.where(keep > 0, 10)))
+    none = labelled.no_condition(ROWS)
+    assert torch.equal(labelled(x, t, none), labelled(x, t, torch.full((ROWS,), 10)))
+    assert not torch.equal(labelled(x, t, none), labelled(x, t, torch.full((ROWS,), 9)))
 
 
 @torch.no_grad()
