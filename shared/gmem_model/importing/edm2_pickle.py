@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from gmem_shared.errors import InvalidRequestError
 
 MAX_OPERATIONS = 1_000_000
-"""Of the pickle machine; the largest published file takes less than a fiftieth."""
+"""Of the pickle machine; published files take some ten thousand, whatever their size."""
 
 
 class Record:
