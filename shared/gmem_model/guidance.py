@@ -75,6 +75,13 @@ class GuidedNetwork:
             return cls(network)
         return cls(network, guide or network, guidance.channels)
 
+    def to(self, device: torch.device | str) -> GuidedNetwork:
+        """Move both networks to a device; return this."""
+        for network in (self.network, self.reference):
+            if network is not None:
+                network.to(device)
+        return self
+
     def reference_condition(self, condition: Tensor) -> Tensor:
         """Return the reference's condition for rows whose own is ``condition``.
 

@@ -8,7 +8,7 @@ Philox4x32-10 (`gmem_shared.philox`), is a published format: `docs/formats/noise
 key words 0, 1      seed, low and high 32 bits
 counter word 0      element block: the elements 4 b … 4 b + 3 of the latent in (C, H, W) order
 counter word 1      stage: 0 the initial latent, k + 1 the noise after network evaluation k,
-                    2^32 - 1 the noise before the first one
+                    2^32 - 2 the noise before the first one
 counter words 2, 3  index of the image within its seed's stream, low and high 32 bits
 ==================  ====================================================================
 
@@ -29,8 +29,9 @@ INITIAL_LATENT = 0
 """The stage of the latent that sampling starts from."""
 
 
-BEFORE_FIRST_EVALUATION = 2**32 - 1
-"""The stage of the noise that some samplers add to the initial latent."""
+BEFORE_FIRST_EVALUATION = 2**32 - 2
+"""The stage of the noise that some samplers add to the initial latent; the next one is that of
+`gmem_shared.class_draw`."""
 
 
 def stage_of_evaluation(k: int) -> int:

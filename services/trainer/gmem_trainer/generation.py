@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gmem_model import noise
 from gmem_model.decoding import Decoder
+from gmem_model.guidance import GuidedNetwork
 from gmem_model.network import Network
 from gmem_model.samplers import Plan, integrate, plan
 from gmem_shared.bank_data import BankData
@@ -30,7 +31,7 @@ class BatchSampler:
     so its batches stay full by themselves and need no queue, no slots and no windows.
 
     Args:
-        network: In eval mode, on ``device``.
+        network: In eval mode, on ``device``, with its reference if the plan is guided.
         decoder: Turns the network's latents into images.
         plan: The sampler's table.
         device: Where the network is.
@@ -38,7 +39,7 @@ class BatchSampler:
 
     def __init__(
         self,
-        network: Network,
+        network: GuidedNetwork,
         decoder: Decoder,
         plan: Plan,
         device: torch.device | str = "cpu",
@@ -69,23 +70,28 @@ class BatchSampler:
         Raises:
             NotReadyError: The network gave values that are not finite.
         """
-        condition = condition.to(self._device)
-
-        def velocity(x: Tensor, t: float) -> Tensor:
-            return self._network(x.float(), x.new_full((len(x),), t).float(), condition)
+        predict, reference = self._network.predictors(condition.to(self._device))
 
         def fresh(evaluation: int) -> Tensor:
             stage = noise.stage_of_evaluation(evaluation)
             return self._noise(seed, indices, stage).to(self._device)
 
         start = self.initial_latents(seed, indices).to(self._device)
-        latents = integrate(self._plan, velocity, start, fresh)
+        latents = integrate(
+            self._plan,
+            predict,
+            start,
+            fresh,
+            reference=reference,
+            channels=self._network.channels,
+        )
         self._check(latents, indices)
         return self._decoder(latents)
 
     def _noise(self, seed: int, indices: NDArray[np.int64], stage: int) -> Tensor:
         seeds, stages = np.full(len(indices), seed, np.uint64), np.full(len(indices), stage)
-        return torch.from_numpy(noise.normal(seeds, indices, stages, self._network.latent_shape))
+        shape = self._network.network.latent_shape
+        return torch.from_numpy(noise.normal(seeds, indices, stages, shape))
 
     def _check(self, latents: Tensor, indices: NDArray[np.int64]) -> None:
         finite = torch.isfinite(latents).flatten(1).all(dim=1).cpu().numpy()
@@ -106,7 +112,7 @@ def generate(
         ``seed``.
     """
     sampler = plan(config.default_sampler, config.default_steps, config.process)
-    make = BatchSampler(network, Decoder(config.latent_space), sampler)
+    make = BatchSampler(GuidedNetwork(network), Decoder(config.latent_space), sampler)
     return make(torch.from_numpy(snippets), seed, np.arange(len(snippets)))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gmem_model.decoding import Decoder
+from gmem_model.guidance import GuidedNetwork
 from gmem_model.network import Network
 from gmem_model.samplers import plan
 from gmem_shared.model_config import Interpolant, PixelSpace
@@ -132,7 +133,9 @@ class _Look:
             self._conditions = encoded.snippets[torch.from_numpy(rows)]
 
     def __call__(self, network: Network) -> Figures:
-        sampler = BatchSampler(network, Decoder(PixelSpace()), plan(*SAMPLER, PROCESS))
+        sampler = BatchSampler(
+            GuidedNetwork(network), Decoder(PixelSpace()), plan(*SAMPLER, PROCESS)
+        )
         images = sampler(self._conditions, self._seed, np.arange(len(self._labels)))
         return self._measure(unit_pixels(images), self._labels)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from gmem_model.samplers import Plan, plan
 from gmem_shared.model_config import ModelConfig, SnippetCondition, Strict
 
 SnippetRule = Literal["by-noise", "drawn"]
@@ -72,6 +73,18 @@ class Job(Strict):
             theirs = getattr(other, name)
             if theirs != value:
                 yield f"{name} {value} instead of {theirs}"
+
+
+def plan_of(job: Job, config: ModelConfig) -> Plan:
+    """Tabulate the sampler of a job.
+
+    Raises:
+        UnknownSamplerError, OutOfRangeError: See `gmem_model.samplers.plan`.
+    """
+    guidance = config.guidance
+    if guidance is not None:
+        guidance = guidance.model_copy(update={"scale": job.guidance_scale})
+    return plan(job.sampler, job.num_steps, config.process, guidance)
 
 
 def default_batch_size(config: ModelConfig) -> int:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from gmem_model.engine.models import read_config
-from gmem_model.samplers import plan
 from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import open_bank
 from gmem_shared.errors import EncoderMismatchError, InvalidRequestError
@@ -20,6 +19,7 @@ from gmem_trainer.sampling.job import (
     SnippetRule,
     default_batch_size,
     default_snippet_rule,
+    plan_of,
 )
 
 
@@ -70,7 +70,7 @@ def resolve_job(store: Store, wishes: Wishes) -> Job:
         )
     except ValidationError as error:
         raise InvalidRequestError("; ".join(e["msg"] for e in error.errors())) from error
-    plan(job.sampler, job.num_steps, config.process)
+    plan_of(job, config)
     chooser(job, config, bank)
     return job
 

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import torch
 
-from gmem_model.checkpoint import load_network
 from gmem_model.decoding import Decoder
-from gmem_model.engine.models import read_config
-from gmem_model.samplers import plan
+from gmem_model.engine.models import open_network, read_config
 from gmem_shared.bank_format import open_bank
 from gmem_shared.store import OpenVersion, Store
 from gmem_shared.types import Kind, Reference
 from gmem_trainer.generation import BatchSampler
 from gmem_trainer.sampling.conditions import chooser
-from gmem_trainer.sampling.job import Job
+from gmem_trainer.sampling.job import Job, plan_of
 from gmem_trainer.sampling.parts import Part
 
 
@@ -46,13 +44,12 @@ class Worker:
     def __init__(self, place: StorePlace, job: Job, device: str) -> None:
         opened = place.open("models", job.model)
         config = read_config(opened)
-        network = load_network(opened.path("network.safetensors"), config).to(device)
+        network = open_network(opened, config).to(device)
+        decoder = Decoder.open(opened, config, device)
         bank = None if job.bank is None else open_bank(place.open("banks", job.bank))
-        table = plan(job.sampler, job.num_steps, config.process)
         self._job = job
         self._choose = chooser(job, config, bank)
-        decoder = Decoder.open(opened, config, device)
-        self._sample = BatchSampler(network, decoder, table, device)
+        self._sample = BatchSampler(network, decoder, plan_of(job, config), device)
 
     def make(self, number: int) -> Part:
         """Make the images of a batch."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from gmem_shared import logs
+from gmem_shared.progress import progress_bar
 from gmem_shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ def evaluate(
     images, real = open_images(samples), open_reference(reference)
     extract = open_extractor(features, weights, chosen)
     total = len(images) + (len(real.images) if real.images else 0)
-    with _progress(total) as report:
+    with progress_bar("looking at images", total, Console(stderr=True)) as report:
         scores = score(images, real, extract, batch_size, report)
     _console.print(_table(scores, _NAMES[features]))
     if json_file is not None:
@@ -70,14 +68,6 @@ def evaluate(
             "features": features, "samples": str(samples), "reference": str(reference),
         }  # fmt: skip
         json_file.write_text(json.dumps(result, indent=2))
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("looking at images", total=total)
-        yield lambda count: progress.advance(task, count)
 
 
 def _table(scores: Scores, names: tuple[str, str, str]) -> Table:

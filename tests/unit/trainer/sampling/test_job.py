@@ -1,8 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
+from gmem_model.latents import LATENT_SPACES
 from gmem_model.presets import preset
-from gmem_shared.model_config import AutoencoderArchitecture, AutoencoderSpace, ModelConfig
+from gmem_shared.model_config import ModelConfig
 from gmem_trainer.sampling.job import (
     MAX_BATCH,
     Job,
@@ -11,19 +12,20 @@ from gmem_trainer.sampling.job import (
 )
 from tests.support.models import tiny_config
 
-LATENTS = AutoencoderSpace(autoencoder=AutoencoderArchitecture(), eight_bit="gmem-v1")
+
+def published(architecture: str, latent_space: str) -> ModelConfig:
+    return ModelConfig(
+        architecture=preset(architecture),
+        latent_space=LATENT_SPACES[latent_space],
+        encoder="dinov2",
+        default_bank="imagenet@production",
+        default_sampler="euler-maruyama",
+        default_steps=250,
+    )
 
 
-def v1_config(**changes) -> ModelConfig:
-    values = {
-        "architecture": preset("SiT-XL/2"),
-        "latent_space": LATENTS,
-        "encoder": "dinov2",
-        "default_bank": "imagenet@production",
-        "default_sampler": "euler-maruyama",
-        "default_steps": 250,
-    }
-    return ModelConfig(**(values | changes))
+V1 = published("GMem-SiT-XL/2", "sd-vae")
+V2 = published("LightningDiT-XL/1", "va-vae")
 
 
 def job(**changes) -> Job:
@@ -52,9 +54,8 @@ def test_noise_cannot_choose_from_a_part_of_the_bank() -> None:
 
 
 def test_batches_have_the_published_size_for_published_latents() -> None:
-    assert default_batch_size(v1_config()) == 64
-    v2 = preset("SiT-XL/2").model_copy(update={"in_channels": 32, "input_size": 16})
-    assert default_batch_size(v1_config(architecture=v2)) == 32
+    assert default_batch_size(V1) == 64
+    assert default_batch_size(V2) == 32
 
 
 def test_small_latents_do_not_make_endless_batches() -> None:
@@ -62,9 +63,10 @@ def test_small_latents_do_not_make_endless_batches() -> None:
 
 
 def test_gmem_v1_chooses_by_noise_as_published() -> None:
-    assert default_snippet_rule(v1_config(), classes=False) == "by-noise"
+    assert default_snippet_rule(V1, classes=False) == "by-noise"
 
 
-def test_models_of_pixels_and_chosen_classes_use_the_draw() -> None:
+def test_everything_else_and_chosen_classes_use_the_draw() -> None:
     assert default_snippet_rule(tiny_config(), classes=False) == "drawn"
-    assert default_snippet_rule(v1_config(), classes=True) == "drawn"
+    assert default_snippet_rule(V1, classes=True) == "drawn"
+    assert default_snippet_rule(V2, classes=False) == "drawn"
