@@ -85,6 +85,10 @@ def write_model(
     write_network(folder / NETWORK, checkpoint, architecture, progress)
     guide = None
     if wishes.guide is not None:
+        if wishes.guide.family != "edm2":
+            raise InvalidRequestError(
+                f"expected a network snapshot of EDM2 as --guide, found {wishes.guide.family}"
+            )
         files[GUIDE] = folder / GUIDE
         guide = infer_architecture(wishes.guide, Unshown(), projectors=False)
         write_network(folder / GUIDE, wishes.guide, guide, progress)
@@ -197,9 +201,7 @@ def _config(
 def _guidance(
     published: Guidance | None, guide: Architecture | None, wishes: Wishes
 ) -> Guidance | None:
-    if guide is not None:
-        if not isinstance(guide, EDM2Architecture):
-            raise InvalidRequestError("expected a network snapshot of EDM2 as --guide")
+    if isinstance(guide, EDM2Architecture):
         published = Guidance(guide=guide)
     if wishes.guidance_scale is None:
         return published

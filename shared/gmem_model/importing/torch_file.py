@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import pickletools
 import re
+import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import torch
 from torch import Tensor
 
 from gmem_shared.errors import InvalidRequestError
+
+_NAMED_WITHIN = 1 << 20
+"""Bytes of a pickle that are searched for a name to show."""
 
 
 def read_torch_file(
@@ -33,7 +38,8 @@ def read_torch_file(
         raise InvalidRequestError(f"expected a file at {path}, found none; check the path")
     mappable = zipfile.is_zipfile(path)  # the older layout cannot be mapped
     try:
-        with torch.serialization.safe_globals([*allowed]):
+        with torch.serialization.safe_globals([*allowed]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch warns of, it refuses a moment later
             return torch.load(  # noqa: TID251 (the one place)
                 path, map_location="cpu", weights_only=True, mmap=mappable
             )
@@ -82,11 +88,29 @@ def state_dict(values: object, source: Path) -> dict[str, Tensor]:
 
 def _refusal(path: Path, reason: str) -> str:
     found = re.search(r"GLOBAL (\S+)", reason)
-    if found:
+    name = found[1] if found else next(_named_objects(path), None)
+    if name:
         return (
-            f"{path} is refused: expected tensors and plain values, found the object {found[1]!r}, "
+            f"{path} is refused: expected tensors and plain values, found the object {name!r}, "
             "which could run code; nothing was executed. Save the weights alone, for example as "
             "safetensors, on a machine that may trust the file"
         )
-    first_line = reason.strip().partition("\n")[0]
+    # Around its reason torch advises to load the file without restriction: never repeat that.
+    told = re.search(r"WeightsUnpickler error: (.*)", reason)
+    first_line = told[1] if told else reason.strip().partition("\n")[0]
     return f"{path} is refused: expected a file written by torch.save, found: {first_line}"
+
+
+def _named_objects(path: Path) -> Iterator[str]:
+    """Name what a bare pickle in the newer notation refers to; torch stops before it gets there."""
+    texts: list[str] = []
+    try:
+        with path.open("rb") as file:
+            start = file.read(_NAMED_WITHIN)
+        for opcode, argument, _ in pickletools.genops(start):
+            if opcode.name == "STACK_GLOBAL":
+                yield ".".join(texts[-2:])
+            elif isinstance(argument, str):
+                texts.append(argument)
+    except (ValueError, OSError):  # it is no pickle, or goes on
+        return

@@ -1,24 +1,16 @@
 import argparse
 import io
-import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from gmem_model.importing.layouts import HARMLESS
 from gmem_model.importing.torch_file import read_torch_file, state_dict
 from gmem_shared.errors import InvalidRequestError
-
-
-class Canary:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self._path),)
+from tests.support.canary import Canary
 
 
 @pytest.fixture
@@ -44,9 +36,16 @@ def test_executes_nothing_and_names_what_it_refuses(file, tmp_path, zipped) -> N
 def test_a_bare_pickle_is_refused_unexecuted(file, tmp_path) -> None:
     canary = tmp_path / "canary"
     file.write_bytes(pickle.dumps(Canary(canary)))
-    with pytest.raises(InvalidRequestError, match="refused"):
+    with pytest.raises(InvalidRequestError, match=r"refused.*'posix\.mkdir'"):
         read_torch_file(file)
     assert not canary.exists()
+
+
+def test_a_refusal_never_advises_to_trust_the_file(file) -> None:
+    torch.save({"w": np.array([{}], object)}, file)
+    with pytest.raises(InvalidRequestError, match="refused") as caught:
+        read_torch_file(file, allowed=HARMLESS)
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_class_is_read_only_where_it_is_allowed(file) -> None:
