@@ -92,7 +92,7 @@ class EngineSettings(Section):
     drain_seconds: float = Field(default=20.0, ge=0)
     """How long accepted tasks may take after a stop signal."""
 
-    max_models: int = Field(default=2, ge=1)
+    max_models: int = Field(default=8, ge=1)
     """Model versions kept loaded besides those an alias points to."""
 
 

@@ -28,11 +28,13 @@ def long_task() -> GenerationTask:
     return make_task(16_000, num_steps=100)
 
 
-def embedded_backend(store_url: str, cache_dir: Path, model: str = "tiny") -> EmbeddedBackend:
-    """The engine in this process, over a store that holds ``model``."""
+def embedded_backend(
+    store_url: str, cache_dir: Path, model: str = "tiny", **engine: Any
+) -> EmbeddedBackend:
+    """The engine in this process, over a store that holds ``model``; ``engine`` are settings."""
     host = EngineHost(
         Store.from_url(store_url, cache_dir=cache_dir),
-        EngineSettings(),
+        EngineSettings(**engine),
         poll_seconds=0.1,
         default_model=model,
         registry=CollectorRegistry(),

@@ -20,14 +20,17 @@ DEFAULT_MODEL = "tiny@production"
 
 
 class TritonServer(Stack):
-    """One ``gmem triton serve`` process on free ports; its store holds ``DEFAULT_MODEL``."""
+    """One ``gmem triton serve`` process on free ports; its store holds ``DEFAULT_MODEL``.
 
-    def __init__(self, store_url: str, directory: Path) -> None:
+    ``extra`` are further environment variables, or others.
+    """
+
+    def __init__(self, store_url: str, directory: Path, **extra: str) -> None:
         super().__init__(
             store_url,
             directory,
             embedded=False,
-            extra={"GMEM_GENERATOR__DEFAULT_MODEL": DEFAULT_MODEL},
+            extra={"GMEM_GENERATOR__DEFAULT_MODEL": DEFAULT_MODEL} | extra,
         )
 
     @property
@@ -86,10 +89,10 @@ class TritonServer(Stack):
 
 
 @contextlib.contextmanager
-def running_triton(store_url: str, directory: Path) -> Iterator[TritonServer]:
+def running_triton(store_url: str, directory: Path, **extra: str) -> Iterator[TritonServer]:
     """A server that answers; its processes are gone afterwards, whatever happened."""
     directory.mkdir(parents=True, exist_ok=True)
-    server = TritonServer(store_url, directory)
+    server = TritonServer(store_url, directory, **extra)
     try:
         server.start()
         yield server
