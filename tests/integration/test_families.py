@@ -23,6 +23,8 @@ from tests.support.backends import embedded_backend, until
 from tests.support.published import import_published, published
 from tests.support.triton import running_triton
 
+pytestmark = pytest.mark.slow
+
 DEFAULT = "sit-train"
 MODELS = len(published())
 

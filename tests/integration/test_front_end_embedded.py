@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,7 @@ from gmem_shared.store import Store, Version
 from gmem_shared.types import ClassInfo
 from tests.support import banks
 from tests.support.backends import embedded_backend, until
-from tests.support.models import TEST_ENCODER, publish_tiny_model
+from tests.support.models import TEST_ENCODER, label_config, publish_tiny_model
 
 REQUEST = {"class_label": "class-2", "num_images": 4, "seed": 42}
 ROWS, CLASSES = 40, 4
@@ -62,12 +63,19 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 async def client(store: Store, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with front_end(store, tmp_path, "tiny") as client:
+        yield client
+
+
+@asynccontextmanager
+async def front_end(store: Store, tmp_path: Path, model: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A front end that is ready, whose default model is this one."""
     settings = Settings(
-        store={"poll_seconds": 0.02}, generator={"default_model": "tiny@production"}
+        store={"poll_seconds": 0.02}, generator={"default_model": f"{model}@production"}
     )
     registry = CollectorRegistry()
     bank = LocalBank(store, settings, registry)
-    backend = embedded_backend(str(tmp_path / "store"), tmp_path)
+    backend = embedded_backend(str(tmp_path / "store"), tmp_path, model)
     app = create_app(settings, bank, backend, registry)
     async with (
         app.router.lifespan_context(app),
@@ -133,6 +141,22 @@ async def test_a_corrupt_bank_version_is_named_and_never_served(client, store, t
     answer = await client.post("/generate", json={"bank": f"tiny@{version.digest}"})
     assert (answer.status_code, answer.json()["code"]) == (503, "corrupt_version")
     assert (await generate(client, **REQUEST))["bank"]["seq"] == 1
+
+
+async def test_a_label_model_is_served_from_a_store_without_any_bank(tmp_path) -> None:
+    store = Store.from_url(str(tmp_path / "store"), tmp_path / "cache")
+    publish_tiny_model(store, "sit", config=label_config())
+    async with front_end(store, tmp_path, "sit") as client:
+        drawn = await generate(client, seed=42, num_images=8)
+        assert drawn["bank"] is None
+        classes = [image["class_label"] for image in drawn["images"]]
+        assert set(classes) == {0, 1, 2}
+        asked = await generate(client, seed=42, num_images=8, class_label="dog")
+        same = [
+            (one["b64_png"] == other["b64_png"]) == (label == 1)
+            for one, other, label in zip(asked["images"], drawn["images"], classes, strict=True)
+        ]
+        assert all(same)
 
 
 async def test_a_cancelled_request_stops_costing_evaluations(client) -> None:

@@ -20,7 +20,7 @@ _MEANING = {
     400: "Malformed: broken JSON, an unknown field, a wrong type.",
     404: "Unknown class, bank, model, version, row or sampler.",
     406: "`Accept` allows none of the offered representations.",
-    409: "Bank and model were made with different encoders.",
+    409: "Bank and model were made with different encoders, or the model takes no such thing.",
     413: "The body is too large.",
     415: "The body is not said to be `application/json`.",
     422: "Well-formed, but a value is out of range.",
@@ -109,8 +109,9 @@ def _document(app: FastAPI, maxima: dict[str, int]) -> dict[str, Any]:
         version=version("gmem-serving"),
         summary="Images from generative models with an explicit memory.",
         description=(
-            "A class label is a query of the memory bank: each image is made from one row drawn "
-            "from it, and the answer says which. Errors are problems of RFC 9457."
+            "To a model with a memory, a class label is a query of its bank: each image is made "
+            "from one row drawn from it, and the answer says which. Models that take the label "
+            "itself, or nothing, are served beside them. Errors are problems of RFC 9457."
         ),
         routes=app.routes,
     )

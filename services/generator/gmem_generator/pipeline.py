@@ -106,7 +106,7 @@ class Pipeline:
             self._metrics.cancelled.labels("deadline").inc()
             raise
         evaluations = sum(image.evaluations for image in images)
-        self._account(len(images), evaluations, watch)
+        self._account(plan, evaluations, watch)
         return Result(task.id, plan, images, evaluations, watch.timings())
 
     async def _snippets(self, plan: Plan) -> Snippets | None:
@@ -134,11 +134,12 @@ class Pipeline:
             raise InternalError(f"expected {len(job.task)} images, found {len(finished)}")
         return tuple(finished[position] for position in sorted(finished))
 
-    def _account(self, images: int, evaluations: int, watch: Stopwatch) -> None:
-        self._metrics.images.inc(images)
+    def _account(self, plan: Plan, evaluations: int, watch: Stopwatch) -> None:
+        self._metrics.images.inc(len(plan.indices))
         self._metrics.evaluations.inc(evaluations)
         for stage, seconds in watch.seconds.items():
-            self._metrics.stage_seconds.labels(stage).observe(seconds)
+            if stage != "bank" or plan.query is not None:
+                self._metrics.stage_seconds.labels(stage).observe(seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ async def test_a_label_model_gets_labels_and_no_bank_is_asked(front) -> None:
     assert answer["bank"] is None
     assert {image["class_name"] for image in answer["images"]} == {"seven"}
     assert [image["snippets"] for image in answer["images"]] == [[], [], []]
+    assert front.metric("gmem_generator_stage_seconds_count", stage="denoise") == 1
+    assert front.metric("gmem_generator_stage_seconds_count", stage="bank") == 0
 
 
 async def test_an_unconditional_model_gets_noise_alone(front) -> None:

@@ -30,7 +30,7 @@ def router(pipeline: Pipeline, metrics: Metrics, max_body_bytes: int) -> APIRout
         request: Request,
         body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)],
     ) -> Response:
-        """Make images of a class, each from a row drawn from the memory bank.
+        """Make images of a class: from rows drawn from a memory bank, or from the label itself.
 
         The answer's form follows `Accept`: `application/json` (default), `image/png` (a grid
         when several images were asked for; facts are in its text chunks and in `X-Gmem-*`
