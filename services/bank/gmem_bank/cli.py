@@ -139,7 +139,9 @@ def build(
 def import_bank(
     file: Annotated[Path, typer.Argument(help="bank of GMem v1 or v2, or .npy", exists=True)],
     name: Annotated[str, typer.Option(help="of the bank to publish")],
-    encoder: Annotated[str, typer.Option(help="id of the encoder that made the vectors")],
+    encoder: Annotated[
+        str | None, typer.Option(help="id of the encoder; default: DINOv2 as published")
+    ] = None,
     frequencies: Annotated[
         Path | None, typer.Option(help="of a v1 bank; default: the sibling .freq file")
     ] = None,
@@ -147,7 +149,7 @@ def import_bank(
         Path | None, typer.Option(help="class id of each row: .npy, .json, .txt or .csv")
     ] = None,
     prototypes: Annotated[
-        Path | None, typer.Option(help="labelled features that name each row's class")
+        list[Path] | None, typer.Option(help="labelled features that name classes; repeatable")
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="JSON list of id, name, aliases")] = None,
     dtype: Annotated[Precision, typer.Option(help="what is stored")] = Precision.float16,
@@ -159,11 +161,11 @@ def import_bank(
     version = importing.publish_foreign(
         repository,
         importing.read_foreign(file, frequencies),
-        encoder=encoder,
+        encoder=encoder or importing.published_encoder(),
         dtype=np.dtype(dtype.value),
         bar=partial(progress_bar, console=Console(stderr=True)),
         index=index,
-        prototypes=prototypes,
+        prototypes=prototypes or (),
         classes=classes,
         message=message,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from gmem_shared.store import Repository, Version
 
 READER = "gmem_model.importing.banks:read_bank"
 """Reads the published layouts; it needs torch, which the bank service does without."""
+ENCODER = "gmem_model.encoders.dinov2:PUBLISHED_VITB14"
 
 
 class ForeignBank(Protocol):
@@ -60,6 +61,11 @@ def read_foreign(path: Path, frequencies: Path | None = None) -> ForeignBank:
     return bank
 
 
+def published_encoder() -> str:
+    """Return the id of the encoder of GMem's published banks."""
+    return str(load(ENCODER))
+
+
 def publish_foreign(
     repository: Repository,
     bank: ForeignBank,
@@ -68,7 +74,7 @@ def publish_foreign(
     dtype: np.dtype[Any],
     bar: ProgressBar,
     index: Path | None = None,
-    prototypes: Path | None = None,
+    prototypes: Sequence[Path] = (),
     classes: Path | None = None,
     message: str = "",
 ) -> Version:
@@ -81,7 +87,8 @@ def publish_foreign(
         dtype: float16 or float32, what is stored.
         bar: Shows the progress.
         index: Class ids in the order of the file, see `read_index`.
-        prototypes: A labelled feature set whose nearest class each row gets, unless ``index``.
+        prototypes: A labelled feature set; unless there is an ``index``, each row gets the class
+            of the nearest prototype, see `read_prototypes`.
         classes: Names of the classes; default: by number.
         message: For the log of versions.
 
@@ -108,12 +115,12 @@ def publish_foreign(
 
 
 def _labels(
-    bank: ForeignBank, index: Path | None, prototypes: Path | None, bar: ProgressBar
+    bank: ForeignBank, index: Path | None, prototypes: Sequence[Path], bar: ProgressBar
 ) -> tuple[Labels, dict[str, Any]]:
     rows, width = bank.vectors.shape
     if index is not None:
         return read_index(index, rows), {"labels": {"from": "index"}}
-    if prototypes is None:
+    if not prototypes:
         return np.full(rows, -1), {}
     known = read_prototypes(prototypes, width)
     with bar("labels", rows) as progress:

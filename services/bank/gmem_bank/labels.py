@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from gmem_shared.bank_rows import BLOCK_ROWS, Progress, Rows
 from gmem_shared.errors import InvalidRequestError
@@ -112,28 +112,43 @@ class Prototypes:
         return np.concatenate(labels), np.concatenate(margins)
 
 
-def read_prototypes(path: Path, width: int) -> Prototypes:
+def read_prototypes(paths: Sequence[Path], width: int) -> Prototypes:
     """Build prototypes from a labelled feature set.
 
     Args:
-        path: ``.npz`` or ``.safetensors`` with ``vectors`` ``(n, d)`` and ``labels`` ``(n,)``.
+        paths: Files ``.npz`` or ``.safetensors`` with ``vectors`` ``(n, d)`` and ``labels``
+            ``(n,)``; features labelled -1 are left out. Shards of prepared images are such files,
+            too; they call the vectors ``cls_tokens``.
         width: d of the bank.
 
     Raises:
-        InvalidRequestError: The file holds anything else.
+        InvalidRequestError: A file holds anything else, or no feature is labelled.
     """
+    sets = [_read_labelled(path, width) for path in paths]
+    vectors, labels = (np.concatenate(parts) for parts in zip(*sets, strict=True))
+    if not len(labels):
+        raise InvalidRequestError(f"expected labelled features in {', '.join(map(str, paths))}")
+    return Prototypes.of(vectors, labels)
+
+
+def _read_labelled(path: Path, width: int) -> tuple[NDArray[Any], Labels]:
     try:
-        if path.suffix == ".safetensors":
-            arrays = load_file(path)
-        else:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("vectors", "labels")}
-        vectors, labels = arrays["vectors"], arrays["labels"]
-        if vectors.shape != (*labels.shape, width) or labels.dtype.kind not in "iu":
-            raise ValueError(f"found vectors {vectors.shape}, labels {labels.dtype} {labels.shape}")
+        arrays = _arrays(path)
+        vectors, labels = arrays.get("vectors", arrays.get("cls_tokens")), arrays["labels"]
+        if vectors is None or vectors.shape != (*labels.shape, width) or labels.dtype.kind != "i":
+            raise ValueError(f"found {sorted(arrays)}")
     except (OSError, ValueError, KeyError, TypeError, EOFError, SafetensorError) as error:
         raise InvalidRequestError(
             f"expected `vectors` (n, {width}) and whole-number `labels` (n,) in {path}, as .npz or "
             f".safetensors: {error}"
         ) from error
-    return Prototypes.of(vectors, labels.astype(np.int64))
+    return vectors[labels >= 0], labels[labels >= 0].astype(np.int64)
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    names = ("vectors", "cls_tokens", "labels")
+    if path.suffix == ".safetensors":
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118 (no dict)
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in names if name in archive}

@@ -87,13 +87,32 @@ def test_prototypes_come_from_a_labelled_feature_set(tmp_path: Path, suffix: str
         np.savez(path, vectors=vectors, labels=classes)
     else:
         save_file({"vectors": vectors, "labels": classes}, path)
-    assert read_prototypes(path, 6).classes.tolist() == [5, 7, 9]
+    assert read_prototypes([path], 6).classes.tolist() == [5, 7, 9]
     with pytest.raises(InvalidRequestError, match=re.escape("`vectors` (n, 8)")):
-        read_prototypes(path, 8)
+        read_prototypes([path], 8)
+
+
+def test_shards_of_prepared_images_are_a_labelled_feature_set(tmp_path: Path) -> None:
+    vectors, classes = clouds(0.1)
+    classes[:5] = -1  # not labelled
+    paths = [tmp_path / f"shard{number}.safetensors" for number in range(2)]
+    for number, path in enumerate(paths):
+        part = slice(30 * number, 30 * number + 30)
+        shard = {"cls_tokens": vectors[part], "labels": classes[part]}
+        save_file(shard | {"latents": np.zeros((30, 4, 2, 2))}, path)
+    prototypes = read_prototypes(paths, 6)
+    assert prototypes.judged == 55
+    assert prototypes.classes.tolist() == [5, 7, 9]
+
+
+def test_feature_set_needs_a_label(tmp_path: Path) -> None:
+    np.savez(tmp_path / "features.npz", vectors=np.ones((2, 6)), labels=[-1, -1])
+    with pytest.raises(InvalidRequestError, match="expected labelled features"):
+        read_prototypes([tmp_path / "features.npz"], 6)
 
 
 @pytest.mark.parametrize("content", [{"vectors": np.ones((2, 6))}, {"labels": np.ones(2, int)}])
 def test_feature_set_without_labels_is_refused(tmp_path: Path, content: dict) -> None:
     np.savez(tmp_path / "features.npz", **content)
     with pytest.raises(InvalidRequestError, match="expected `vectors`"):
-        read_prototypes(tmp_path / "features.npz", 6)
+        read_prototypes([tmp_path / "features.npz"], 6)
