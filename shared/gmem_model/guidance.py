@@ -17,6 +17,9 @@ from torch import Tensor
 from gmem_model.network import Network
 from gmem_shared.model_config import Guidance, NoCondition
 
+Predict = Callable[[Tensor, float], Tensor]
+"""A network under fixed conditions: state ``(N, C, S, S)`` and time to prediction."""
+
 
 def guide(
     prediction: Tensor, reference: Tensor, weight: Tensor, *, channels: int | None = None
@@ -46,7 +49,7 @@ def weights(
     t = torch.from_numpy(times).to(dtype)
     weight = torch.full(times.shape, guidance.scale, dtype=torch.float64)
     weight[t < guidance.low] = 1.0
-    if guidance.high is not None and guidance.scale != 1:
+    if guidance.high is not None:
         weight[t > guidance.high] = 1.0 if guidance.past_high == "prediction" else 0.0
     return weight.numpy()
 
@@ -111,22 +114,35 @@ class GuidedNetwork:
             return both[: len(x)], both[len(x) :]
         return self.network.core(x, modulation), self.reference.core(x[rows], against)
 
-    def predictors(
-        self, condition: Tensor
-    ) -> tuple[
-        Callable[[Tensor, float], Tensor],
-        Callable[[Tensor, float], Tensor] | None,
-    ]:
+    def predictors(self, condition: Tensor) -> tuple[Predict, Predict | None]:
         """Return prediction and reference under fixed conditions, as `integrate` takes them."""
         predict = _under(self.network, condition)
         if self.reference is None:
             return predict, None
         return predict, _under(self.reference, self.reference_condition(condition))
 
+    def predictor(self, condition: Tensor, guidance: Guidance | None) -> Predict:
+        """Return guided predictions under fixed conditions, for solvers that choose their times."""
+        predict, reference = self.predictors(condition)
+        if reference is None or guidance is None or guidance.scale == 1:
+            return predict
 
-def _under(network: Network, condition: Tensor) -> Callable[[Tensor, float], Tensor]:
+        def guided(x: Tensor, t: float) -> Tensor:
+            weight = torch.from_numpy(weights(guidance, np.array([t]), x.dtype)).to(x.device)
+            if weight == 1:
+                return predict(x, t)
+            prediction, against = predict(x, t).to(x.dtype), reference(x, t).to(x.dtype)
+            return guide(prediction, against, weight.to(x.dtype), channels=self.channels)
+
+        return guided
+
+
+def _under(network: Network, condition: Tensor) -> Predict:
+    dtype = next(network.parameters()).dtype
+    time_dtype = torch.promote_types(dtype, torch.float32)
+
     def predict(x: Tensor, t: float) -> Tensor:
-        times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-        return network(x.float(), times, condition)
+        times = torch.full((len(x),), t, dtype=time_dtype, device=x.device)
+        return network(x.to(dtype), times, condition)
 
     return predict

@@ -72,9 +72,9 @@ class Predictor:
     def predict(self, x: Tensor, slots: Tensor, columns: Tensor, weights: Tensor) -> Tensor:
         """Return predictions for these states ``(n, C, S, S)``, in their dtype."""
         modulation, latents = self._main.of(slots, columns), x.float()
-        rows = (weights != 1).nonzero(as_tuple=True)[0]
-        if self._reference is None or len(rows) == 0:
+        if self._reference is None or not (weights != 1).any():
             return self._guided.network.core(latents, modulation).to(x.dtype)
+        rows = (weights != 1).nonzero(as_tuple=True)[0]
         against = self._reference.of(slots[rows], columns[rows])
         prediction, reference = self._guided.evaluate(latents, modulation, rows, against)
         prediction, reference = prediction.to(x.dtype), reference.to(x.dtype)

@@ -132,7 +132,9 @@ class Rows:
         committed = lines[:, COMMIT].numpy() != 0
         self._base[places[committed]] = x[committed]
         self._x[index[0]] = x
-        self._history[index[0]] = torch.cat([prediction[:, None], history[:, :-1]], dim=1)
+        if history.shape[1] > 1:
+            self._history[index[0], 1:] = history[:, :-1]
+        self._history[index[0], 0] = prediction
         self._evaluations[places] += 1
         return torch.isfinite(x).flatten(1).all(dim=1).numpy()
 

@@ -33,7 +33,7 @@ def plan(
         sampler: One of `samplers_of` the process.
         num_steps: As the process counts them, at least 1, for a `Transport` at least 2.
         process: How noise becomes data with the network; GMem v1's linear path by default.
-        guidance: Its scale and interval; none by default.
+        guidance: Its scale and interval; none by default, and at scale 1.
         reverse: Go from data to noise; for the deterministic samplers of a `Transport`.
 
     Raises:
@@ -48,7 +48,9 @@ def plan(
     if num_steps < least:
         raise OutOfRangeError(f"expected num_steps of at least {least}, found {num_steps}")
     table = known[sampler](num_steps)
-    return table if guidance is None else table.guided(guidance)
+    if guidance is None or guidance.scale == 1:
+        return table
+    return table.guided(guidance)
 
 
 def samplers_of(process: Process) -> tuple[str, ...]:

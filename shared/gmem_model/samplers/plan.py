@@ -12,14 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gmem_model.guidance import guide, weights
+from gmem_model.guidance import Predict, guide, weights
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.model_config import Guidance
 
 Column = NDArray[np.float64]
-Predict = Callable[[Tensor, float], Tensor]
-"""A network under fixed conditions: state ``(N, C, S, S)`` and time to prediction."""
-
 BEFORE_FIRST = -1
 """In the place of an evaluation's number: the noise added before the first one."""
 

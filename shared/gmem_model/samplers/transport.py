@@ -21,7 +21,6 @@ from gmem_model.paths import (
     coefficients,
     drift,
     drift_variance,
-    prediction_kind,
     score,
 )
 from gmem_model.samplers.plan import Column, Plan
@@ -39,7 +38,7 @@ from gmem_shared.model_config import Transport
 
 DTYPE = torch.float32
 
-_TABLEAUS = {
+TABLEAUS = {
     "euler": EULER,
     "midpoint": MIDPOINT,
     "heun": HEUN,
@@ -67,34 +66,25 @@ def diffusion(process: Transport, t: Tensor) -> Tensor:
     return _DIFFUSIONS[process.diffusion_form](process, t)
 
 
-def train_eps(process: Transport) -> float:
-    """Return how far training stays away from the ends of time where the target diverges."""
-    if _is_regular(process):
-        return 0.0
-    default = 1e-5 if process.path == "vp" else 1e-3
-    return default if process.train_eps is None else process.train_eps
-
-
 def sample_eps(process: Transport) -> float:
-    """Return how far sampling stays away from the ends of time where the drift diverges."""
-    if _is_regular(process):
+    """Return how far sampling stays away from the ends of time where the drift diverges.
+
+    As published, a configured eps is ignored where the velocity is finite at both ends.
+    """
+    if process.path != "vp" and process.prediction == "velocity":
         return 0.0
     return 1e-3 if process.sample_eps is None else process.sample_eps
 
 
-def _is_regular(process: Transport) -> bool:
-    """Whether the velocity is finite at both ends; a configured eps is then ignored."""
-    return process.path != "vp" and prediction_kind(process) == "velocity"
+def interval(process: Transport, *, sde: bool = False) -> tuple[float, float]:
+    """Return where an integration begins and ends, going from noise to data.
 
-
-def interval(process: Transport, eps: float, *, sde: bool = False) -> tuple[float, float]:
-    """Return where an integration begins and ends, going from noise to data."""
-    first = 0.0
-    if process.path != "vp" and (
-        prediction_kind(process) != "velocity" or (sde and process.diffusion_form == "sbdm")
-    ):
-        first = eps
-    if sde and process.last_step_size > 0 and process.last_step is not None:
+    The variance-preserving path has no singularity at noise. An SDE ends where its last step
+    begins.
+    """
+    eps = sample_eps(process)
+    first = 0.0 if process.path == "vp" else eps
+    if sde and process.last_step is not None and process.last_step_size > 0:
         return first, 1 - process.last_step_size
     return first, 1 - eps
 
@@ -105,7 +95,7 @@ def ode_grid(num_steps: int, process: Transport, *, reverse: bool = False) -> tu
     ``reverse`` goes from data to noise. ``timestep_shift`` s moves a time t to
     s t / (1 + (s - 1) t).
     """
-    first, last = interval(process, sample_eps(process))
+    first, last = interval(process)
     if reverse:
         first, last = 1 - first, 1 - last
     grid = torch.linspace(first, last, num_steps, dtype=DTYPE)
@@ -132,7 +122,7 @@ def sde(tableau: Tableau, num_steps: int, process: Transport) -> Plan:
     Euler-Maruyama adds noise after the drift; with Heun, noise comes before the drift and its
     correction, which is after the step before.
     """
-    first, last = interval(process, sample_eps(process), sde=True)
+    first, last = interval(process, sde=True)
     grid = torch.linspace(first, last, num_steps, dtype=DTYPE)
     starts = grid[:-1].double()
     step = float(grid[1] - grid[0])
@@ -199,11 +189,11 @@ def samplers_of(process: Transport, *, reverse: bool) -> dict[str, Callable[[int
     """
     known: dict[str, Callable[[int], Plan]] = {
         name: partial(ode, tableau, process=process, reverse=reverse)
-        for name, tableau in _TABLEAUS.items()
+        for name, tableau in TABLEAUS.items()
     }
-    if prediction_kind(process) == "velocity":
+    if process.prediction == "velocity":
         known["ab2"] = partial(ab2, process=process, reverse=reverse)
-    first, _ = interval(process, sample_eps(process), sde=True)
+    first, _ = interval(process, sde=True)
     if not reverse and diffusion(process, torch.tensor(first, dtype=torch.float64)).isfinite():
         known |= {
             name: partial(sde, tableau, process=process) for name, tableau in _STOCHASTIC.items()
