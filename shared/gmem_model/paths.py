@@ -121,7 +121,11 @@ def drift(process: PathProcess, t: Tensor) -> Combination:
 def drift_variance(process: PathProcess, t: Tensor) -> Tensor:
     """Return g(t) = sigma (sigma alpha'/alpha - sigma'): how strongly the score drives the ODE."""
     c = coefficients(process, t)
-    return c.sigma * (c.sigma * c.d_alpha / c.alpha - c.d_sigma)
+    growth = c.d_alpha / c.alpha
+    if process.path == "vp":
+        # The same, and defined past t = 1 as well, where an adaptive solver may look.
+        return growth
+    return c.sigma * (c.sigma * growth - c.d_sigma)
 
 
 def prediction_kind(process: PathProcess) -> Literal["velocity", "noise", "score"]:

@@ -235,6 +235,7 @@ def check_interval(case: GoldenCase) -> dict[str, Tensor]:
             last_step_size=options["last_step_size"],
         )
         ends = interval(process, sde=options["sde"])
+        # In reverse the originals count time from the other end, too.
         rows.append([1 - end if options["reverse"] else end for end in ends])
     return {"t0_t1": torch.tensor(rows, dtype=torch.float64)}
 

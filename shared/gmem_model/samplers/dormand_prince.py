@@ -142,7 +142,9 @@ def _step(
 
 
 def _growth(error: float) -> float:
-    """Return the factor from one step's length to the next's."""
+    """Return the factor from one step's length to the next's; a slope of NaN shortens it."""
+    if math.isnan(error):
+        return _SMALLEST_GROWTH
     if error == 0:
         return _LARGEST_GROWTH
     least = 1.0 if error < 1 else _SMALLEST_GROWTH

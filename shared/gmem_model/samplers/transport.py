@@ -97,7 +97,7 @@ def ode_grid(num_steps: int, process: Transport, *, reverse: bool = False) -> tu
     """
     first, last = interval(process)
     if reverse:
-        first, last = 1 - first, 1 - last
+        first, last = last, first
     grid = torch.linspace(first, last, num_steps, dtype=DTYPE)
     if process.timestep_shift > 0:
         grid = process.timestep_shift * grid / (1 + (process.timestep_shift - 1) * grid)
