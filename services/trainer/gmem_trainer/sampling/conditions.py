@@ -56,11 +56,14 @@ def chooser(job: Job, config: ModelConfig, bank: BankData | None) -> Chooser:
 
 
 def _by_noise(bank: BankData) -> Chooser:
+    # Our rows are sorted by label. The order of the sources is the published file's, in which the
+    # published rule counts; and without it, brighter noise would mean a higher class id.
+    order = np.argsort(bank.source_ids, kind="stable")
     # A tombstoned row adds nothing to the cumulative weights, so its frequency is 0.
-    frequencies = np.diff(bank.cumulative_weights).astype(np.int64)
+    frequencies = np.diff(bank.cumulative_weights).astype(np.int64)[order]
 
     def choose(indices: NDArray[np.int64], latents: Tensor) -> Conditions:
-        return _snippets(bank, select_rows(latents.float(), frequencies).rows.numpy())
+        return _snippets(bank, order[select_rows(latents.float(), frequencies).rows.numpy()])
 
     return choose
 

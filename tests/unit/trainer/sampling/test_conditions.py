@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from gmem_model.snippet_selection import select_rows
+from gmem_shared.bank_format import open_bank, tombstone
 from gmem_shared.draw import draw_rows
 from gmem_shared.errors import UnknownClassError
 from gmem_shared.model_config import LabelCondition, ModelConfig, NoCondition
@@ -48,8 +49,6 @@ def test_balanced_draws_take_the_classes_in_turn(bank) -> None:
 
 
 def test_classes_without_rows_take_no_turn(store) -> None:
-    from gmem_shared.bank_format import open_bank, tombstone
-
     repository = store.repository("banks", "tiny")
     version = tombstone(repository, repository.latest(), rows=[5])  # all of class 1
     emptied = open_bank(repository.open(version))
@@ -57,16 +56,17 @@ def test_classes_without_rows_take_no_turn(store) -> None:
     assert set(found.labels) == {0, 2}
 
 
-def test_noise_chooses_the_published_row(store) -> None:
-    from gmem_shared.bank_format import open_bank
-
-    weights = np.arange(14)
-    publish_bank(store, weights=weights)
+def test_noise_chooses_the_published_row_of_the_original_order(store) -> None:
+    frequencies = np.random.default_rng(0).permutation(14)  # of the original rows; one has 0
+    original_of_row = np.random.default_rng(1).permutation(14)
+    publish_bank(store, source_ids=original_of_row, weights=frequencies[original_of_row])
     repository = store.repository("banks", "tiny")
     bank = open_bank(repository.open(repository.latest()))
     found = chooser(job(snippets="by-noise"), tiny_config(), bank)(INDICES, LATENTS)
-    assert np.array_equal(found.rows, select_rows(LATENTS, weights).rows.numpy())
-    assert 0 not in found.rows
+    chosen = bank.source_ids[found.rows]
+    assert np.array_equal(chosen, select_rows(LATENTS, frequencies).rows.numpy())
+    assert np.array_equal(found.values.numpy(), bank.vectors[found.rows])
+    assert len(set(chosen)) == 13
 
 
 def test_labels_are_uniform_over_the_classes(bank) -> None:
