@@ -190,8 +190,9 @@ def _refuse_what_is_not_taken(task: GenerationTask, info: ModelInfo) -> None:
     kinds = [kind for kind, rows in given.items() if rows is not None]
     if kinds != [kind for kind in given if kind == info.condition]:
         raise InvalidRequestError(f"expected rows of condition {info.condition!r}, found {kinds}")
-    if task.labels is not None and not -1 <= task.labels.min() <= task.labels.max() < len(NAMES):
-        raise OutOfRangeError(f"expected class ids below {len(NAMES)}, found {task.labels}")
+    count = len(info.classes)
+    if task.labels is not None and not -1 <= task.labels.min() <= task.labels.max() < count:
+        raise OutOfRangeError(f"expected class ids below {count}, found {task.labels}")
     if info.default_guidance_scale is None and task.guidance_scale not in (None, 1):
         raise InvalidRequestError(f"expected no guidance, found {task.guidance_scale}")
 

@@ -126,7 +126,7 @@ def raw_request(content: bytes) -> ModelInferRequest:
     [
         (b"{", "operation"),
         (b'{"op": "dance"}', "operation"),
-        (b'{"op": "generate", "id": "a", "model": "tiny", "encoder": "e"}', "SNIPPETS"),
+        (b'{"op": "generate", "id": "a", "model": "tiny", "encoder": "e"}', "SEEDS"),
         (b"\xff", "operation"),
     ],
 )
