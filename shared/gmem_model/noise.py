@@ -28,7 +28,6 @@ from gmem_shared.philox import philox4x32, split64
 INITIAL_LATENT = 0
 """The stage of the latent that sampling starts from."""
 
-
 BEFORE_FIRST_EVALUATION = 2**32 - 2
 """The stage of the noise that some samplers add to the initial latent; the next one is that of
 `gmem_shared.class_draw`."""

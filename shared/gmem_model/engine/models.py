@@ -12,7 +12,7 @@ from gmem_model.engine.rows import Rows, RowSpec
 from gmem_model.guidance import GuidedNetwork
 from gmem_model.samplers import plan, samplers_of
 from gmem_shared.errors import CorruptVersionError, NotReadyError
-from gmem_shared.model_config import LabelCondition, ModelConfig
+from gmem_shared.model_config import Guidance, LabelCondition, ModelConfig
 from gmem_shared.store import OpenVersion
 from gmem_shared.types import ClassInfo, ModelInfo, VersionRef
 
@@ -55,8 +55,12 @@ def open_network(opened: OpenVersion, config: ModelConfig) -> GuidedNetwork:
 
 
 def _try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) -> None:
-    """Evaluate a row alone and in company: it must be finite, and should be the same."""
-    default = plan(config.default_sampler, config.default_steps, config.process, config.guidance)
+    """Evaluate a row alone and in company: it must be finite, and should be the same.
+
+    Guidance is on, so that its reference is evaluated, too.
+    """
+    guidance = config.guidance and Guidance(scale=2.0)
+    default = plan(config.default_sampler, config.default_steps, config.process, guidance)
     row = RowSpec(default, network.network.no_condition(1)[0], seed=0, index=0)
     rows = Rows(network, config.process, 1 + _COMPANY, modulation_bytes=1)
     alone, *company = rows.join([row] * (1 + _COMPANY))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gmem_model.noise import INITIAL_LATENT, normal, stage_of_evaluation
+from gmem_model.noise import BEFORE_FIRST_EVALUATION, INITIAL_LATENT, normal, stage_of_evaluation
 
 
 def noise(seed: int, index: int, stage: int, shape=(1, 2, 3)):
@@ -17,6 +17,7 @@ def noise(seed: int, index: int, stage: int, shape=(1, 2, 3)):
         (0, 0, 0, (0.9911376799303855, -0.9246625876655352, -0.6176089594591907)),
         (42, 0, 0, (-0.9701897900197691, 0.19401895535991237, -1.2356207433180222)),
         (42, 1, 0, (2.1276909215729662, 2.161373925041353, -0.4082708445571179)),
+        (42, 0, 2**32 - 2, (-2.108727385922726, 0.5895808940288875, 0.35946321490082)),
         (42, 0, 1, (-1.6359778378492686, 0.09053567405285293, -1.5859388000615584)),
         (2**64 - 1, 2**40 + 5, 7, (-0.5685419478679258, -1.7869435527268613, -1.6580105202109716)),
     ],
@@ -65,4 +66,8 @@ def test_neighbouring_streams_are_uncorrelated(varied) -> None:
 
 
 def test_initial_latent_shares_its_stage_with_no_evaluation() -> None:
-    assert INITIAL_LATENT not in {stage_of_evaluation(k) for k in range(10_000)}
+    assert INITIAL_LATENT not in {stage_of_evaluation(k) for k in range(-1, 10_000)}
+
+
+def test_noise_before_the_first_evaluation_has_a_stage_that_no_evaluation_comes_to() -> None:
+    assert stage_of_evaluation(-1) == BEFORE_FIRST_EVALUATION == 2**32 - 2

@@ -12,6 +12,7 @@ from gmem_model.engine.engine import Engine
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.guidance import GuidedNetwork
 from gmem_model.sit import SiT
+from gmem_shared.model_config import ModelConfig
 from gmem_shared.settings import EngineSettings
 from gmem_shared.types import VersionRef
 from tests.support.engine import EngineMaker
@@ -28,10 +29,12 @@ def make_engine(registry: CollectorRegistry) -> Iterator[EngineMaker]:
     engines: list[Engine] = []
     metrics = EngineMetrics(registry)
 
-    def make(network: SiT | None = None, **settings: int) -> Engine:
-        config = tiny_config()
+    def make(
+        network: SiT | None = None, config: ModelConfig | None = None, **settings: int
+    ) -> Engine:
+        config = config or tiny_config()
         engine = Engine(
-            GuidedNetwork(network or tiny_network(config)),
+            GuidedNetwork.of(network or tiny_network(config), config.guidance),
             Decoder(config.latent_space),
             config,
             VersionRef("tiny", 1, "sha256-00"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from gmem_shared.errors import (
     EncoderMismatchError,
     GmemError,
     InternalError,
+    InvalidRequestError,
     NotReadyError,
     OverloadedError,
+    UnknownSamplerError,
 )
 from gmem_shared.model_config import Interpolant
 from gmem_shared.types import GeneratedImage, GenerationTask, VersionRef
@@ -33,6 +36,7 @@ from tests.support.engine import (
     first_row_not_finite,
     make_task,
 )
+from tests.support.models import label_config
 
 SAMPLERS = samplers_of(Interpolant())
 
@@ -115,6 +119,38 @@ def test_rows_of_different_samplers_share_one_evaluation(make_engine: EngineMake
     for recorder in (first, *rest):
         assert recorder.pixels()
     assert network.rows[1] == 1 + len(SAMPLERS)
+
+
+def labelled(**changes: Any) -> GenerationTask:
+    labels = np.array([1], np.int32)
+    return make_task(**{"snippets": None, "encoder": None, "labels": labels} | changes)
+
+
+def test_a_task_decides_how_strongly_it_is_guided(make_engine: EngineMaker) -> None:
+    engine = make_engine(config=label_config())
+    scales = (None, 1.5, 1.0, 4.0)
+    tasks = [start(engine, labelled(guidance_scale=scale)) for scale in scales]
+    default, same, unguided, strong = (task.pixels() for task in tasks)
+    assert default == same
+    assert len({*default, *unguided, *strong}) == 3
+
+
+def test_evaluations_of_the_reference_are_counted(make_engine: EngineMaker) -> None:
+    engine = make_engine(config=label_config())
+    guided, unguided = (
+        start(engine, labelled(guidance_scale=scale)).wait() for scale in (2.0, 1.0)
+    )
+    (twice,), (once,) = guided.images, unguided.images
+    assert twice.evaluations == 2 * once.evaluations
+
+
+def test_what_the_model_cannot_do_is_refused(make_engine: EngineMaker) -> None:
+    engine = make_engine()
+    for sampler in ("dopri5", "rk4", "stochastic-heun"):
+        with pytest.raises(UnknownSamplerError, match=f"euler-maruyama; found '{sampler}'"):
+            start(engine, make_task(sampler=sampler))
+    with pytest.raises(InvalidRequestError, match="cannot be guided; found 2"):
+        start(engine, make_task(guidance_scale=2.0))
 
 
 def test_a_cancelled_task_is_in_no_later_evaluation(make_engine: EngineMaker) -> None:

@@ -9,13 +9,22 @@ import torch
 from structlog.testing import capture_logs
 from torch import Tensor
 
+from gmem_model.checkpoint import load_guide
 from gmem_model.engine import models
 from gmem_model.engine.models import describe_model, open_network, read_config
+from gmem_model.network import Network
 from gmem_model.sit import SiT
-from gmem_shared.errors import CorruptVersionError
+from gmem_shared.errors import CorruptVersionError, NotReadyError
+from gmem_shared.model_config import AutoencoderArchitecture, AutoencoderSpace, ModelConfig
 from gmem_shared.store import OpenVersion, Store
 from gmem_shared.types import ClassInfo, VersionRef
-from tests.support.models import label_config, publish_tiny_model, tiny_config, tiny_network
+from tests.support.models import (
+    edm2_config,
+    label_config,
+    publish_tiny_model,
+    tiny_config,
+    tiny_network,
+)
 
 
 @pytest.fixture
@@ -66,6 +75,56 @@ def test_a_machine_that_is_not_batch_invariant_is_reported(
     with capture_logs() as logs:
         open_network(version, config)
     assert [entry["event"] for entry in logs] == ["engine.batch.not_invariant"]
+
+
+@pytest.mark.parametrize("config", [edm2_config(), label_config()], ids=["second", "itself"])
+def test_guidance_is_opened_and_tried_with_its_model(store: Store, config: ModelConfig) -> None:
+    version = store.repository("models", "tiny").open(publish_tiny_model(store, config=config))
+    with capture_logs() as logs:
+        guided = open_network(version, read_config(version))
+    assert logs == []
+    assert guided.reference is not None
+    assert (guided.reference is guided.network) == (config.guidance.guide is None)
+
+
+def test_a_guide_that_is_not_finite_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = store.repository("models", "tiny").open(
+        publish_tiny_model(store, config=edm2_config())
+    )
+
+    def spoiled(path: Path, config: ModelConfig) -> Network:
+        guide = load_guide(path, config)
+        for parameter in guide.parameters():
+            parameter.data.fill_(torch.nan)
+        return guide
+
+    monkeypatch.setattr(models, "load_guide", spoiled)
+    with pytest.raises(NotReadyError, match="not finite"):
+        open_network(version, read_config(version))
+
+
+@pytest.mark.parametrize(
+    ("config", "samplers"),
+    [
+        (tiny_config(), ("euler", "heun", "ab2", "euler-maruyama")),
+        (edm2_config(), ("heun", "euler")),
+    ],
+    ids=["interpolant", "edm"],
+)
+def test_a_description_names_the_samplers_of_the_process(
+    config: ModelConfig, samplers: tuple[str, ...]
+) -> None:
+    version = VersionRef("tiny", 1, "")
+    assert describe_model(version, config, max_steps=5, aliases=()).samplers == samplers
+
+
+def test_images_are_as_large_as_the_autoencoder_makes_them() -> None:
+    space = AutoencoderSpace(autoencoder=AutoencoderArchitecture(z_channels=1), eight_bit="sit")
+    config = tiny_config().model_copy(update={"latent_space": space})
+    info = describe_model(VersionRef("tiny", 1, ""), config, max_steps=5, aliases=())
+    assert info.image_shape == (64, 64, 3)
 
 
 def test_a_description_carries_what_a_front_end_needs() -> None:

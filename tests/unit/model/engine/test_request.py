@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gmem_model.engine.request import check_task, resolve_sampler
+from gmem_model.engine.request import check_task, resolve_guidance, resolve_sampler
 from gmem_shared.errors import (
     DeadlineExceededError,
     EncoderMismatchError,
@@ -17,7 +17,7 @@ from gmem_shared.errors import (
 )
 from gmem_shared.types import VersionRef
 from tests.support.engine import make_task
-from tests.support.models import tiny_config
+from tests.support.models import label_config, tiny_config
 
 CONFIG = tiny_config(default_sampler="heun", default_steps=7)
 VERSION = VersionRef("tiny", 3, "sha256-00")
@@ -67,3 +67,29 @@ def test_steps_out_of_range_are_refused_naming_the_range(num_steps: int) -> None
     with pytest.raises(OutOfRangeError, match=f"1 to 100, found {num_steps}") as refusal:
         resolve_sampler(make_task(num_steps=num_steps), CONFIG, 100)
     assert refusal.value.errors[0]["field"] == "num_steps"
+
+
+@pytest.mark.parametrize(("asked", "scale"), [(None, 1.5), (1.0, 1.0), (0.0, 0.0), (7.75, 7.75)])
+def test_a_scale_replaces_the_models_own(asked: float | None, scale: float) -> None:
+    guided = label_config()
+    guidance = resolve_guidance(make_task(guidance_scale=asked), guided)
+    assert guided.guidance is not None
+    assert guidance == guided.guidance.model_copy(update={"scale": scale})
+
+
+@pytest.mark.parametrize("asked", [None, 1.0])
+def test_a_model_without_guidance_needs_none(asked: float | None) -> None:
+    assert resolve_guidance(make_task(guidance_scale=asked), CONFIG) is None
+
+
+def test_a_scale_for_a_model_that_cannot_be_guided_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match=r"found 1\.5") as refusal:
+        resolve_guidance(make_task(guidance_scale=1.5), CONFIG)
+    assert refusal.value.errors[0]["field"] == "guidance_scale"
+
+
+@pytest.mark.parametrize("asked", [-0.1, float("nan"), float("inf")])
+def test_a_scale_that_is_no_scale_is_refused(asked: float) -> None:
+    with pytest.raises(OutOfRangeError, match="at least 0") as refusal:
+        resolve_guidance(make_task(guidance_scale=asked), label_config())
+    assert refusal.value.errors[0]["field"] == "guidance_scale"
