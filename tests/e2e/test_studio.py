@@ -206,6 +206,7 @@ def test_a_page_opened_too_early_fills_itself_when_the_server_is_ready(browser, 
     early = browser.new_page()
     early.goto(front.url)
     expect(early.get_by_role("alert")).to_contain_text("the bank is loading")
+    expect(early.get_by_role("button", name="Generate")).to_be_disabled()
     front.bank.gate.failure = None
     expect(early.get_by_role("radio")).to_have_count(11)
     expect(early.get_by_role("alert")).to_be_hidden()

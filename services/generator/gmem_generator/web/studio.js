@@ -14,7 +14,7 @@ const HINTS = {
 const $ = (id) => document.getElementById(id);
 const randomSeed = () => Math.floor(Math.random() * 1e6);
 let running = null;
-let model = null; // the reference that requests name
+let model = ""; // the one that requests name; none: the default
 
 start();
 
@@ -33,10 +33,10 @@ async function start() {
   $("filter").addEventListener("input", filterClasses);
   $("guidance").addEventListener("input", showGuidance);
   await untilLoaded(async () => {
-    const models = await read("/models");
-    await loadModel(models.default);
+    const [models] = await Promise.all([read("/models"), loadModel("")]);
     showModels(models);
   });
+  $("generate").disabled = $("again").disabled = false;
 }
 
 /** Fill the form; while the server is starting, say why and try again. */
@@ -53,21 +53,21 @@ async function untilLoaded(load) {
   }
 }
 
-async function loadModel(reference) {
-  const query = `?model=${encodeURIComponent(reference)}`;
+async function loadModel(name) {
+  const query = name && `?model=${encodeURIComponent(name)}`;
   const [classes, samplers] = await Promise.all([read(`/classes${query}`), read(`/samplers${query}`)]);
-  if ($("model").value && $("model").value !== reference) return; // another one was chosen since
-  model = reference;
+  if ($("model").value !== name) return; // another one was chosen since
+  model = name;
   showClasses(classes);
   showSamplers(samplers);
   showVersions(samplers.model, classes.bank);
 }
 
-function showModels({ models, default: chosen }) {
-  const name = (reference) => reference.split("@")[0];
-  const others = models.map(({ version }) => version.name).filter((other) => other !== name(chosen));
-  const options = [chosen, ...others].map((reference) => new Option(name(reference), reference));
-  $("model").replaceChildren(...options);
+function showModels({ models, default: reference }) {
+  const chosen = reference.split("@")[0];
+  const others = models.map(({ version }) => version.name).filter((name) => name !== chosen);
+  const options = others.map((name) => new Option(name, name));
+  $("model").replaceChildren(new Option(chosen, ""), ...options);
   $("models").hidden = others.length === 0;
 }
 
@@ -130,7 +130,7 @@ function rollSeed() {
 }
 
 function chosenName() {
-  if ($("classes").hidden) return model.split("@")[0];
+  if ($("classes").hidden) return $("model").selectedOptions[0].text;
   return document.querySelector("input[name=class]:checked")?.dataset.name ?? "any";
 }
 
@@ -146,7 +146,8 @@ function formRequest() {
 
 function settings() {
   const guidance = $("guided").hidden ? {} : { guidance_scale: $("guidance").valueAsNumber };
-  return { model, num_steps: $("steps").valueAsNumber, sampler: $("sampler").value, ...guidance };
+  const steps = { num_steps: $("steps").valueAsNumber, sampler: $("sampler").value };
+  return { ...(model && { model }), ...steps, ...guidance };
 }
 
 /** More images from the row of one: the same memory and model, other noise. */
