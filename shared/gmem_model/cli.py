@@ -18,7 +18,7 @@ from gmem_model.importing.architectures import Unshown
 from gmem_model.importing.banks import read_bank
 from gmem_model.importing.layouts import Checkpoint, read_checkpoint
 from gmem_model.importing.model import Wishes
-from gmem_model.importing.publishing import drawing_from, publish_bank, publish_model
+from gmem_model.importing.publishing import Memory, publish_bank, publish_model
 from gmem_model.presets import PRESETS
 from gmem_model.published import Family
 from gmem_shared import logs
@@ -101,14 +101,13 @@ def import_model(
         steps=steps,
     )
     store = _store()
+    memory = None
     bank_file = _bank_file(files, checkpoint)
     if bank_file is not None and default_bank is None:
-        repository = store.repository("banks", bank_name or name)
-        bank = publish_bank(repository, read_bank(bank_file), encoder, _bar, message)
-        _announce(repository, bank, alias)
-        wishes = drawing_from(wishes, bank, alias)
+        banks = store.repository("banks", bank_name or name)
+        memory = partial(_publish_memory, banks, bank_file, encoder, alias, message)
     repository = store.repository("models", name)
-    version = publish_model(repository, checkpoint, wishes, _bar, message)
+    version = publish_model(repository, checkpoint, wishes, _bar, message, memory)
     _announce(repository, version, alias)
     _say_what_it_is(repository.open(version), checkpoint)
 
@@ -191,6 +190,14 @@ def _bank_file(files: list[Path], checkpoint: Checkpoint) -> Path | None:
     if len(files) == 2:
         return files[1]
     return files[0] if checkpoint.container == "one-file" else None
+
+
+def _publish_memory(
+    repository: Repository, file: Path, encoder: str, alias: str | None, message: str
+) -> Memory:
+    bank = publish_bank(repository, read_bank(file), encoder, _bar, message)
+    _announce(repository, bank, alias)
+    return Memory(f"{bank.name}@{alias or bank.digest}", f"{bank.name}@{bank.digest}")
 
 
 def _class_names(path: Path | None) -> tuple[ClassName, ...]:

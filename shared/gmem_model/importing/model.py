@@ -49,7 +49,6 @@ class Wishes:
 
     Attributes:
         encoder, default_bank: Of a network that takes snippets.
-        training_bank: The bank version that it was trained with.
         autoencoder: A published autoencoder, see `import_autoencoder`.
         latent_stats: ``latents_stats.pt`` of GMem v2.
         guide: The second network of EDM2's guidance.
@@ -59,7 +58,6 @@ class Wishes:
     keep_projectors: bool = False
     encoder: str | None = None
     default_bank: str | None = None
-    training_bank: str | None = None
     autoencoder: Path | None = None
     latent_stats: Path | None = None
     guide: Checkpoint | None = None
@@ -189,7 +187,6 @@ def _config(
             guidance=_guidance(behaviour.guidance, guide, wishes),
             encoder=wishes.encoder if takes_snippets else None,
             default_bank=wishes.default_bank if takes_snippets else None,
-            training_bank=wishes.training_bank,
             classes=wishes.classes,
             default_sampler=wishes.sampler or behaviour.sampler,
             default_steps=wishes.steps or behaviour.steps,

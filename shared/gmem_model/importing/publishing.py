@@ -5,19 +5,26 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from gmem_model.importing.banks import ForeignBank
 from gmem_model.importing.layouts import Checkpoint
-from gmem_model.importing.model import Wishes, write_model
+from gmem_model.importing.model import CONFIG, Wishes, write_model
 from gmem_shared.bank_format import write_bank
 from gmem_shared.store import Repository, Version
 
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows how much of a total is done; see `gmem_shared.progress.progress_bar`."""
+
+
+class Memory(NamedTuple):
+    """The bank of a model, as its configuration names it."""
+
+    default_bank: str
+    training_bank: str
 
 
 def publish_bank(
@@ -53,24 +60,27 @@ def publish_model(
     wishes: Wishes,
     bar: ProgressBar,
     message: str,
+    memory: Callable[[], Memory] | None = None,
 ) -> Version:
     """Publish a checkpoint.
+
+    Args:
+        repository: The model to publish to.
+        checkpoint: The network.
+        wishes: What the checkpoint does not say.
+        bar: Shows the progress.
+        message: For the log of versions.
+        memory: Publishes the bank that belongs to the network; asked once all else is sound.
 
     Raises:
         InvalidRequestError: Checkpoint, wishes and further files do not make a model.
     """
     size = sum(tensor.nbytes for tensor in checkpoint.weights.values())
-    with tempfile.TemporaryDirectory() as folder, bar("network", size) as progress:
-        files, _ = write_model(Path(folder), checkpoint, wishes, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        with bar("network", size) as progress:
+            files, config = write_model(Path(folder), checkpoint, wishes, progress)
+        if memory is not None:
+            config = config.model_copy(update=memory()._asdict())
+            files[CONFIG] = config.model_dump_json(indent=2).encode()
         origin = {"family": checkpoint.family, "container": checkpoint.container}
         return repository.publish(files, metadata={"origin": origin}, message=message)
-
-
-def drawing_from(wishes: Wishes, bank: Version, alias: str | None) -> Wishes:
-    """Let a model draw from a bank by default: where the alias points, or always this version."""
-    selector = alias or bank.digest
-    return replace(
-        wishes,
-        default_bank=f"{bank.name}@{selector}",
-        training_bank=f"{bank.name}@{bank.digest}",
-    )

@@ -193,11 +193,12 @@ def test_what_makes_no_model_is_refused_and_nothing_is_published(
     store, tmp_path, monkeypatch, options, message
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    checkpoints.save(Path("gmem.pth"), "gmem-v1")
+    checkpoints.save(Path("gmem.pth"), "gmem-v1", "one-file")
     torch.save(checkpoints.memory()["memorybank"], "bank.pth")
     with pytest.raises(InvalidRequestError, match=message):
         run("import", "gmem.pth", *options, "--name", "m")
     assert not store.names("models")
+    assert not store.names("banks")
 
 
 @pytest.mark.parametrize(
@@ -225,6 +226,7 @@ def test_payload_in_any_file_is_refused_unexecuted(store, tmp_path, place) -> No
         run("import", checkpoint, bank, "--name", "m", *HEADS, *options)
     assert not canary.exists()
     assert not store.names("models")
+    assert not store.names("banks")
 
 
 def test_models_and_presets_are_listed(store, tmp_path) -> None:
