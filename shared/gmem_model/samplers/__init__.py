@@ -13,7 +13,7 @@ from functools import partial
 
 from gmem_model.samplers import edm, interpolant, transport
 from gmem_model.samplers.plan import BEFORE_FIRST, Plan, integrate
-from gmem_shared.errors import OutOfRangeError, UnknownSamplerError
+from gmem_shared.errors import InvalidRequestError, OutOfRangeError, UnknownSamplerError
 from gmem_shared.model_config import EDM, Guidance, Interpolant, Process, Transport
 
 __all__ = ["BEFORE_FIRST", "Plan", "integrate", "plan", "samplers_of"]
@@ -39,6 +39,7 @@ def plan(
     Raises:
         UnknownSamplerError: The process has no sampler of this name.
         OutOfRangeError: There are too few steps.
+        InvalidRequestError: The process diverges where the sampler looks.
     """
     process = process or Interpolant()
     known = _samplers(process, reverse=reverse)
@@ -48,6 +49,11 @@ def plan(
     if num_steps < least:
         raise OutOfRangeError(f"expected num_steps of at least {least}, found {num_steps}")
     table = known[sampler](num_steps)
+    if not table.is_finite():
+        raise InvalidRequestError(
+            f"expected a process that {sampler} can integrate, found one that diverges: {process}; "
+            "choose another sampler, diffusion or last step"
+        )
     if guidance is None or guidance.scale == 1:
         return table
     return table.guided(guidance)

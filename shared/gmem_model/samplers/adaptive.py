@@ -42,7 +42,7 @@ def dopri5(
 
 def ends(process: Transport, *, reverse: bool) -> tuple[float, float]:
     """Return the first and the last time of an integration of the ODE."""
-    starts, steps = ode_grid(2, process, reverse=reverse)
+    starts, steps = ode_grid(process, 2, reverse=reverse)
     return float(starts[0]), float(starts[0] + steps[0])
 
 

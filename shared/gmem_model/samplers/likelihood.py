@@ -61,7 +61,7 @@ def log_likelihood(
         tolerance = _apart(tolerance or Tolerance())
         end = solve(slope, start, *ends(process, reverse=True), tolerance)
     elif sampler in TABLEAUS:
-        grid = ode_grid(num_steps, process, reverse=True)
+        grid = ode_grid(process, num_steps, reverse=True)
         plan = runge_kutta(TABLEAUS[sampler], *grid, _OF_VELOCITIES, DTYPE)
         end = integrate(plan, slope, start)
     else:

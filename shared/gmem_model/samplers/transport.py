@@ -16,13 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmem_model.paths import (
-    Combination,
-    coefficients,
-    drift,
-    drift_variance,
-    score,
-)
+from gmem_model.paths import Combination, coefficients, drift, drift_variance, score
 from gmem_model.samplers.plan import Column, Plan
 from gmem_model.samplers.runge_kutta import (
     EULER,
@@ -89,7 +83,7 @@ def interval(process: Transport, *, sde: bool = False) -> tuple[float, float]:
     return first, 1 - eps
 
 
-def ode_grid(num_steps: int, process: Transport, *, reverse: bool = False) -> tuple[Column, Column]:
+def ode_grid(process: Transport, num_steps: int, *, reverse: bool = False) -> tuple[Column, Column]:
     """Return the starts and lengths of an ODE's steps, float32 values ``(num_steps - 1,)``.
 
     ``reverse`` goes from data to noise. ``timestep_shift`` s moves a time t to
@@ -104,19 +98,19 @@ def ode_grid(num_steps: int, process: Transport, *, reverse: bool = False) -> tu
     return grid[:-1].double().numpy(), grid.diff().double().numpy()
 
 
-def ode(tableau: Tableau, num_steps: int, process: Transport, *, reverse: bool = False) -> Plan:
+def ode(process: Transport, tableau: Tableau, num_steps: int, *, reverse: bool = False) -> Plan:
     """Integrate the probability-flow ODE."""
-    grid = ode_grid(num_steps, process, reverse=reverse)
+    grid = ode_grid(process, num_steps, reverse=reverse)
     plan = runge_kutta(tableau, *grid, partial(drift, process), DTYPE)
     return replace(plan, gates=plan.times)
 
 
-def ab2(num_steps: int, process: Transport, *, reverse: bool = False) -> Plan:
+def ab2(process: Transport, num_steps: int, *, reverse: bool = False) -> Plan:
     """Integrate the probability-flow ODE of velocities by two-step Adams-Bashforth."""
-    return adams_bashforth(*ode_grid(num_steps, process, reverse=reverse), DTYPE)
+    return adams_bashforth(*ode_grid(process, num_steps, reverse=reverse), DTYPE)
 
 
-def sde(tableau: Tableau, num_steps: int, process: Transport) -> Plan:
+def sde(process: Transport, tableau: Tableau, num_steps: int) -> Plan:
     """Integrate the SDE dx = (drift + w score) dt + sqrt(2 w) dW (SiT, eq. 4).
 
     Euler-Maruyama adds noise after the drift; with Heun, noise comes before the drift and its
@@ -188,14 +182,11 @@ def samplers_of(process: Transport, *, reverse: bool) -> dict[str, Callable[[int
     and goes from noise to data only.
     """
     known: dict[str, Callable[[int], Plan]] = {
-        name: partial(ode, tableau, process=process, reverse=reverse)
-        for name, tableau in TABLEAUS.items()
+        name: partial(ode, process, tableau, reverse=reverse) for name, tableau in TABLEAUS.items()
     }
     if process.prediction == "velocity":
-        known["ab2"] = partial(ab2, process=process, reverse=reverse)
+        known["ab2"] = partial(ab2, process, reverse=reverse)
     first, _ = interval(process, sde=True)
     if not reverse and diffusion(process, torch.tensor(first, dtype=torch.float64)).isfinite():
-        known |= {
-            name: partial(sde, tableau, process=process) for name, tableau in _STOCHASTIC.items()
-        }
+        known |= {name: partial(sde, process, tableau) for name, tableau in _STOCHASTIC.items()}
     return known
