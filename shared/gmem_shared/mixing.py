@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from gmem_shared.errors import OutOfRangeError
+from gmem_shared.errors import InvalidRequestError, OutOfRangeError
 
 Method = Literal["linear", "spherical", "concat", "mask"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -52,12 +52,15 @@ def interpolate(
         float32 ``(len(alphas), …, d)``, of length 1.
 
     Raises:
+        InvalidRequestError: A mask has no uniforms, or not one per component.
         OutOfRangeError: A result has no direction, as half-way between opposite snippets.
     """
     a, b = a.astype(np.float32), b.astype(np.float32)
     if method == "mask":
         if uniforms is None or uniforms.shape != (len(alphas), *a.shape):
-            raise ValueError(f"expected uniforms of shape {(len(alphas), *a.shape)} for a mask")
+            raise InvalidRequestError(
+                f"expected uniforms of shape {(len(alphas), *a.shape)} for a mask"
+            )
         mixed = np.where(uniforms > 0.5, a, b)
     else:
         mixed = np.stack([_mix(a, b, alpha, method) for alpha in alphas])

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmem_shared.errors import OutOfRangeError
+from gmem_shared.errors import InvalidRequestError, OutOfRangeError
 from gmem_shared.mixing import METHODS, interpolate, normalize
 
 A = normalize(np.array([3.0, 4.0, 0.0, 0.0]))
@@ -44,7 +44,7 @@ def test_halves_are_halves_of_the_components_also_in_a_batch() -> None:
 
 
 def test_mask_needs_a_uniform_number_for_every_component() -> None:
-    with pytest.raises(ValueError, match=r"shape \(2, 4\)"):
+    with pytest.raises(InvalidRequestError, match=r"shape \(2, 4\)"):
         interpolate(A, B, [0, 1], "mask", np.zeros((1, 4)))
 
 
