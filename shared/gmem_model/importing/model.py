@@ -21,6 +21,7 @@ from gmem_model.importing.latent_statistics import read_latent_statistics
 from gmem_model.importing.layouts import Checkpoint
 from gmem_model.latents import LATENT_SPACES, latent_space
 from gmem_model.networks import build
+from gmem_model.samplers import plan
 from gmem_model.weights import differences
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.model_config import (
@@ -77,6 +78,7 @@ def write_model(
 
     Raises:
         InvalidRequestError: Checkpoint, wishes and further files do not make a model.
+        UnknownSamplerError, OutOfRangeError: The process has no such sampler or steps.
     """
     files: Files = {NETWORK: folder / NETWORK}
     architecture = infer_architecture(checkpoint, wishes.unshown, projectors=wishes.keep_projectors)
@@ -92,6 +94,7 @@ def write_model(
         write_network(folder / GUIDE, wishes.guide, guide, progress)
     space = _latent_space(folder, checkpoint, architecture, wishes, files)
     config = _config(checkpoint, architecture, guide, space, wishes)
+    plan(config.default_sampler, config.default_steps, config.process)  # there must be one
     files[CONFIG] = config.model_dump_json(indent=2).encode()
     return files, config
 

@@ -17,7 +17,7 @@ from gmem_model.encoders.dinov2 import PUBLISHED_VITB14
 from gmem_model.engine.models import read_config
 from gmem_model.importing.layouts import read_checkpoint
 from gmem_shared.bank_format import open_bank
-from gmem_shared.errors import GmemError, InvalidRequestError
+from gmem_shared.errors import GmemError, InvalidRequestError, UnknownSamplerError
 from gmem_shared.model_config import AutoencoderSpace, ModelConfig
 from gmem_shared.store import OpenVersion, Store
 from tests.support import autoencoders, checkpoints, edm2
@@ -199,6 +199,13 @@ def test_what_makes_no_model_is_refused_and_nothing_is_published(
         run("import", "gmem.pth", *options, "--name", "m")
     assert not store.names("models")
     assert not store.names("banks")
+
+
+def test_a_default_sampler_must_exist(store, tmp_path) -> None:
+    file = checkpoints.save(tmp_path / "sit.pt", "sit")
+    with pytest.raises(UnknownSamplerError, match="found 'magic'"):
+        run("import", file, "--name", "m", *HEADS, "--sampler", "magic")
+    assert not store.names("models")
 
 
 @pytest.mark.parametrize(
