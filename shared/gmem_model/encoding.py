@@ -29,6 +29,11 @@ class LatentEncoder:
         self._scaling = LatentScaling.of(latent_space)
         self._autoencoder = autoencoder
 
+    @property
+    def samples(self) -> bool:
+        """Whether an image has many latents, one of which is chosen by noise."""
+        return self._autoencoder is not None
+
     def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return C, S, S of the latent, and of the noise, of an image of channels, height, width.
 

@@ -152,24 +152,39 @@ def compress(snippets_NF: Floats, dimension: int) -> CompressedBank:
     )
 
 
+def nearest(features_NF: Floats, snippets: Floats, *, skip_self: bool = False) -> Rows:
+    """Return for each feature the row of the snippet ``(K, F)`` it is nearest to, by cosine.
+
+    Args:
+        features_NF: Of any length.
+        snippets: The candidates.
+        skip_self: Both are the same: feature i is not to be found as its own neighbour.
+    """
+    unit = normalize(snippets)
+    found = np.empty(len(features_NF), np.int64)
+    done = 0
+    for block in _blocks(features_NF, dtype=np.float32):
+        best = np.full(len(block), -np.inf, np.float32)
+        rows = np.zeros(len(block), np.int64)
+        for start in range(0, len(unit), BLOCK_ROWS):
+            similarity = block @ unit[start : start + BLOCK_ROWS].T
+            if skip_self and start == done:
+                np.fill_diagonal(similarity, -np.inf)
+            candidate = similarity.argmax(axis=1)
+            score = similarity[np.arange(len(block)), candidate]
+            better = score > best
+            rows[better], best[better] = candidate[better] + start, score[better]
+        found[done : done + len(block)] = rows
+        done += len(block)
+    return found
+
+
 def usage(features_NF: Floats, snippets: Floats) -> NDArray[np.int64]:
     """Count for each of K snippets ``(K, F)`` the features it is nearest to, by cosine.
 
     With the features of all training images this is the frequency at which GMem v1 draws a snippet.
     """
-    unit = normalize(snippets)
-    counts = np.zeros(len(unit), np.int64)
-    for block in _blocks(features_NF, dtype=np.float32):
-        best = np.full(len(block), -np.inf, np.float32)
-        nearest = np.zeros(len(block), np.int64)
-        for start in range(0, len(unit), BLOCK_ROWS):
-            similarity = block @ unit[start : start + BLOCK_ROWS].T
-            candidate = similarity.argmax(axis=1)
-            score = similarity[np.arange(len(block)), candidate]
-            better = score > best
-            nearest[better], best[better] = candidate[better] + start, score[better]
-        counts += np.bincount(nearest, minlength=len(unit))
-    return counts
+    return np.bincount(nearest(features_NF, snippets), minlength=len(snippets))
 
 
 def most_used(counts: NDArray[np.int64], k: int) -> Rows:

@@ -1,4 +1,4 @@
-"""The data sets a preset can train on, split once, by seed, into train, validation and test.
+"""Data sets, split once, by seed, into train, validation and test.
 
 Training sees ``train`` only, choices (hyper-parameters, the quality gate) see ``validation``, and
 ``test`` is read by the final evaluation and by nothing else.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +25,46 @@ _DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "
 _DIGIT_LEVELS = 16
 
 
+class Source(Protocol):
+    """Images that are read when they are asked for; `Images` is one that holds them."""
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """Class ids ``(n,)``, -1 for none."""
+        ...
+
+    @property
+    def source_ids(self) -> NDArray[np.int64]:
+        """Position of each image in the original data set, ``(n,)``."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: NDArray[np.int64]) -> Images:
+        """Read the images at these positions; those that cannot be read may be left out."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Of an image: 3, or 1 for grey."""
+        ...
+
+    def origins(self, rows: NDArray[np.int64], uri: str) -> list[tuple[str, str]]:
+        """Return uri and sha256 of each image, given the uri of the data set."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a text that changes when an image does."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Images:
     """Labelled images.
 
     Attributes:
         pixels: float32 ``(n, channels, height, width)`` in [-1, 1].
-        labels: int32 ``(n,)``, class ids.
+        labels: int32 ``(n,)``, class ids, -1 for none.
         source_ids: int64 ``(n,)``, position in the original data set.
     """
 
@@ -41,42 +75,95 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def channels(self) -> int:
+        """Of an image."""
+        return int(self.pixels.shape[1])
+
     def take(self, rows: NDArray[np.int64]) -> Images:
         """Return the images at these positions, in this order."""
         return Images(self.pixels[rows], self.labels[rows], self.source_ids[rows])
 
     def find(self, source_ids: NDArray[np.int64]) -> Images:
         """Return the images with these source ids, in this order."""
-        order = np.argsort(self.source_ids)
-        return self.take(order[np.searchsorted(self.source_ids, source_ids, sorter=order)])
+        return self.take(positions(self.source_ids, source_ids))
+
+    def read(self, rows: NDArray[np.int64]) -> Images:
+        """Return the images at these positions."""
+        return self.take(rows)
+
+    def origins(self, rows: NDArray[np.int64], uri: str) -> list[tuple[str, str]]:
+        """Return the place in the data set, and the sha256 of the pixels, of each image."""
+        return [
+            (
+                f"{uri}#{self.source_ids[row]}",
+                hashlib.sha256(self.pixels[row].tobytes()).hexdigest(),
+            )
+            for row in rows
+        ]
+
+    def fingerprint(self) -> str:
+        """Return the digest of pixels, labels and ids."""
+        digest = hashlib.sha256(repr(self.pixels.shape).encode())
+        for array in (self.pixels, self.labels, self.source_ids):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+Part = TypeVar("Part", bound=Source)
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class Dataset(Generic[Part]):
     """A data set in three disjoint parts, and where it comes from."""
 
     name: str
     uri: str
     licence: str
     classes: tuple[ClassInfo, ...]
-    train: Images
-    validation: Images
-    test: Images
+    train: Part
+    validation: Part
+    test: Part
 
-    def provenance(self) -> pa.Table:
-        """Describe every training image: source id, uri, sha256 of its pixels, licence."""
-        digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in self.train.pixels]
+    def provenance(self, source_ids: NDArray[np.int64] | None = None) -> pa.Table:
+        """Describe training images, by default all: source id, uri, sha256, licence."""
+        ids = self.train.source_ids if source_ids is None else source_ids
+        origins = self.train.origins(positions(self.train.source_ids, ids), self.uri)
         return pa.table(
             {
-                "source_id": pa.array(self.train.source_ids, pa.int64()),
-                "uri": [f"{self.uri}#{source_id}" for source_id in self.train.source_ids],
-                "sha256": digests,
-                "licence": [self.licence] * len(self.train),
+                "source_id": pa.array(ids, pa.int64()),
+                "uri": [uri for uri, _ in origins],
+                "sha256": [digest for _, digest in origins],
+                "licence": [self.licence] * len(ids),
             }
         )
 
+    def sample(self, limit: int, seed: int) -> Dataset[Images]:
+        """Read at most ``limit`` images of each part, drawn by the seed, and hold them."""
+        return Dataset(
+            self.name,
+            self.uri,
+            self.licence,
+            self.classes,
+            *(_sample(part, limit, seed) for part in (self.train, self.validation, self.test)),
+        )
 
-def digits(seed: int) -> Dataset:
+
+def positions(among: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each of ``wanted`` stands in ``among``, which holds all of them once."""
+    order = np.argsort(among)
+    found: NDArray[np.int64] = order[np.searchsorted(among, wanted, sorter=order)]
+    return found
+
+
+def _sample(part: Source, limit: int, seed: int) -> Images:
+    rows = np.arange(len(part))
+    if len(part) > limit:
+        rows = np.sort(np.random.default_rng(seed).choice(len(part), limit, replace=False))
+    return part.read(rows)
+
+
+def digits(seed: int) -> Dataset[Images]:
     """Load the 1797 8x8 digits of scikit-learn: 70 % train, 10 % validation, 20 % test.
 
     Every part has the same share of each class. The same writers occur in all three.

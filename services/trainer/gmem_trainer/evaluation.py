@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmem_trainer.data import Dataset, Images
-from gmem_trainer.judge import Judge, Pixels, flat
+from gmem_trainer.judge import Pixels
 from gmem_trainer.metrics import frechet_distance, memorisation, precision_recall
+from gmem_trainer.observer import Observer
 
 _DIGITS = 5
 
@@ -29,15 +30,15 @@ class Figures:
     """What is measured of a set of images.
 
     Attributes:
-        class_accuracy: Share that the judge recognises as the class asked for.
-        frechet_features: Fréchet distance in the judge's feature space.
+        class_accuracy: Share recognised as the class asked for; ``None`` without classes.
+        frechet_features: Fréchet distance in the observer's feature space.
         frechet_pixels: Fréchet distance in the leading principal components of the pixels.
         precision: Share within the manifold of the real images.
         recall: Share of the real images within the manifold of these.
         nn_ratio, copy5: See `gmem_trainer.metrics.Memorisation`.
     """
 
-    class_accuracy: float
+    class_accuracy: float | None
     frechet_features: float
     frechet_pixels: float
     precision: float
@@ -46,20 +47,22 @@ class Figures:
     copy5: float
 
 
-def evaluate(dataset: Dataset, judge: Judge, generate: Generator, per_class: int, seed: int) -> Any:
+def evaluate(
+    dataset: Dataset[Images], observer: Observer, generate: Generator, per_class: int, seed: int
+) -> Any:
     """Measure a generator against the validation and the test images.
 
     Args:
         dataset: Its training images are what may have been memorised.
-        judge: Trained on the training images.
+        observer: Knows the training images.
         generate: Makes the images; asked for other seeds for each part.
-        per_class: Images generated of each class, for each part.
+        per_class: Images generated of each class, for each part; without classes, of label -1.
         seed: Decides every generated image.
 
     Returns:
         JSON values: ``protocol``, ``classifier``, ``validation`` and ``test``.
     """
-    classes = np.array([info.id for info in dataset.classes], np.int32)
+    classes = np.array([info.id for info in dataset.classes] or [-1], np.int32)
     labels = np.repeat(classes, per_class)
     parts = {"validation": dataset.validation, "test": dataset.test}
     report: dict[str, Any] = {
@@ -70,44 +73,47 @@ def evaluate(dataset: Dataset, judge: Judge, generate: Generator, per_class: int
         }
         | {f"{part}_images": len(real) for part, real in parts.items()},
         "classifier": {
-            "name": "support vector machine, radial basis",
-            **{f"{p}_accuracy": judge.accuracy(r.pixels, r.labels) for p, r in parts.items()},
+            "name": observer.name,
+            **{f"{p}_accuracy": observer.accuracy(r.pixels, r.labels) for p, r in parts.items()},
         },
     }
-    noise = np.random.default_rng(seed).uniform(
-        -1, 1, (len(labels), *dataset.train.pixels.shape[1:])
-    )
+    train = dataset.train
+    noise = np.random.default_rng(seed).uniform(-1, 1, (len(labels), *train.pixels.shape[1:]))
     for offset, (part, real) in enumerate(parts.items()):
         pixels = unit_pixels(generate(labels, 2 * seed + offset))
-        report[part] = asdict(measure(judge, dataset.train, real, pixels, labels)) | {
+        report[part] = asdict(measure(observer, train, real, pixels, labels)) | {
             "references": {
-                "train": asdict(
-                    measure(judge, dataset.train, real, dataset.train.pixels, dataset.train.labels)
-                ),
-                "noise": asdict(measure(judge, dataset.train, real, noise, labels)),
+                "train": asdict(measure(observer, train, real, train.pixels, train.labels)),
+                "noise": asdict(measure(observer, train, real, noise, labels)),
             }
         }
     return _rounded(report)
 
 
 def measure(
-    judge: Judge, train: Images, real: Images, pixels: Pixels, labels: NDArray[np.int32]
+    observer: Observer, train: Images, real: Images, pixels: Pixels, labels: NDArray[np.int32]
 ) -> Figures:
     """Compare images ``(n, c, h, w)`` in [-1, 1], meant to show ``labels``, with real ones."""
-    features, real_features = judge.features(pixels), judge.features(real.pixels)
+    features, real_features = observer.features(pixels), observer.features(real.pixels)
     # Both manifolds need as many points, or the denser one covers less.
-    sample = np.linspace(0, len(pixels) - 1, len(real)).astype(np.int64)
-    precision, recall = precision_recall(real_features, features[sample])
-    new = memorisation(flat(pixels), flat(train.pixels), flat(real.pixels))
+    count = min(len(features), len(real_features))
+    precision, recall = precision_recall(_spread(real_features, count), _spread(features, count))
+    new = memorisation(*(observer.vectors(p) for p in (pixels, train.pixels, real.pixels)))
+    components = [observer.components(p) for p in (pixels, real.pixels)]
     return Figures(
-        class_accuracy=judge.accuracy(pixels, labels),
+        class_accuracy=observer.accuracy(pixels, labels),
         frechet_features=frechet_distance(features, real_features),
-        frechet_pixels=frechet_distance(judge.components(pixels), judge.components(real.pixels)),
+        frechet_pixels=frechet_distance(*components),
         precision=precision,
         recall=recall,
         nn_ratio=new.nn_ratio,
         copy5=new.copy5,
     )
+
+
+def _spread(vectors: Pixels, count: int) -> Pixels:
+    """Return ``count`` of the vectors, evenly spread over all of them."""
+    return vectors[np.linspace(0, len(vectors) - 1, count).astype(np.int64)]
 
 
 def unit_pixels(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

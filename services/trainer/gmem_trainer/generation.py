@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,15 +18,36 @@ from gmem_model.decoding import Decoder
 from gmem_model.guidance import GuidedNetwork
 from gmem_model.network import Network
 from gmem_model.samplers import Plan, integrate, plan
+from gmem_model.samplers.adaptive import dopri5
 from gmem_shared.bank_data import BankData
 from gmem_shared.errors import NotReadyError
-from gmem_shared.model_config import ModelConfig
+from gmem_shared.model_config import Guidance, ModelConfig, Transport
+
+_BATCH_VALUES = 1 << 18
+"""Values of all latents that `generate` samples at once."""
 
 
 def draw_rows(bank: BankData, labels: NDArray[np.int32], seed: int) -> NDArray[np.int64]:
-    """Draw for each label one of its class's rows, all equally likely: int64 ``(n,)``."""
-    bounds = np.array([bank.class_rows(int(label)) for label in labels])
-    return np.random.default_rng(seed).integers(bounds[:, 0], bounds[:, 1])
+    """Draw for each label one of its class's rows by weight, int64 ``(n,)``; -1 is any class."""
+    bounds = np.array([_rows_of(bank, int(label)) for label in labels])
+    cumulative = bank.cumulative_weights.astype(np.int64)
+    chosen = np.random.default_rng(seed).integers(
+        cumulative[bounds[:, 0]], cumulative[bounds[:, 1]]
+    )
+    rows: NDArray[np.int64] = np.searchsorted(cumulative, chosen, side="right") - 1
+    return rows
+
+
+def _rows_of(bank: BankData, label: int) -> tuple[int, int]:
+    return (0, len(bank)) if label < 0 else bank.class_rows(label)
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """Dopri5, which chooses its steps by the error of a whole batch: images depend on theirs."""
+
+    process: Transport
+    guidance: Guidance | None
 
 
 class BatchSampler:
@@ -31,9 +57,9 @@ class BatchSampler:
     so its batches stay full by themselves and need no queue, no slots and no windows.
 
     Args:
-        network: In eval mode, on ``device``, with its reference if the plan is guided.
+        network: In eval mode, on ``device``, with its reference if it is guided.
         decoder: Turns the network's latents into images.
-        plan: The sampler's table.
+        solver: From noise to data.
         device: Where the network is.
     """
 
@@ -41,12 +67,12 @@ class BatchSampler:
         self,
         network: GuidedNetwork,
         decoder: Decoder,
-        plan: Plan,
+        solver: Plan | Adaptive,
         device: torch.device | str = "cpu",
     ) -> None:
         self._network = network
         self._decoder = decoder
-        self._plan = plan
+        self._solver = solver
         self._device = device
 
     def initial_latents(self, seed: int, indices: NDArray[np.int64]) -> Tensor:
@@ -70,23 +96,26 @@ class BatchSampler:
         Raises:
             NotReadyError: The network gave values that are not finite.
         """
-        predict, reference = self._network.predictors(condition.to(self._device))
 
         def fresh(evaluation: int) -> Tensor:
             stage = noise.stage_of_evaluation(evaluation)
             return self._noise(seed, indices, stage).to(self._device)
 
         start = self.initial_latents(seed, indices).to(self._device)
-        latents = integrate(
-            self._plan,
-            predict,
-            start,
-            fresh,
-            reference=reference,
-            channels=self._network.channels,
-        )
+        latents = self._integrate(condition.to(self._device), start, fresh)
         self._check(latents, indices)
         return self._decoder(latents)
+
+    def _integrate(
+        self, condition: Tensor, start: Tensor, fresh: Callable[[int], Tensor]
+    ) -> Tensor:
+        network, solver = self._network, self._solver
+        if isinstance(solver, Adaptive):
+            return dopri5(network.predictor(condition, solver.guidance), start, solver.process)
+        predict, reference = network.predictors(condition)
+        return integrate(
+            solver, predict, start, fresh, reference=reference, channels=network.channels
+        )
 
     def _noise(self, seed: int, indices: NDArray[np.int64], stage: int) -> Tensor:
         seeds, stages = np.full(len(indices), seed, np.uint64), np.full(len(indices), stage)
@@ -103,17 +132,36 @@ class BatchSampler:
 
 
 def generate(
-    network: Network, config: ModelConfig, snippets: NDArray[np.float32], seed: int
+    network: Network,
+    config: ModelConfig,
+    conditions: NDArray[Any],
+    seed: int,
+    decoder: Decoder | None = None,
+    device: torch.device | str = "cpu",
 ) -> NDArray[np.uint8]:
-    """Generate one image per snippet ``(n, d)`` with the model's default sampler.
+    """Generate one image per condition, ``(n, …)``, with the model's default sampler.
+
+    Args:
+        network: On ``device``.
+        config: Of the network.
+        conditions: Snippets or class ids.
+        seed: Of the noise.
+        decoder: Where the latent space needs one with an autoencoder.
+        device: Where the images are made.
 
     Returns:
         uint8 ``(n, height, width, channels)``, as a service would deliver images 0 … n-1 of
         ``seed``.
     """
     sampler = plan(config.default_sampler, config.default_steps, config.process)
-    make = BatchSampler(GuidedNetwork(network), Decoder(config.latent_space), sampler)
-    return make(torch.from_numpy(snippets), seed, np.arange(len(snippets)))
+    decoder = decoder or Decoder(config.latent_space)
+    make = BatchSampler(GuidedNetwork(network), decoder, sampler, device)
+    batches = -(-len(conditions) * math.prod(network.latent_shape) // _BATCH_VALUES)
+    images = [
+        make(torch.from_numpy(conditions[some]), seed, some)
+        for some in np.array_split(np.arange(len(conditions)), batches)
+    ]
+    return np.concatenate(images)
 
 
 def grid(pictures: NDArray[np.uint8], columns: int, zoom: int = 6, gap: int = 6) -> Image.Image:

@@ -32,6 +32,8 @@ class Judge:
         seed: Of the perceptron's initial weights.
     """
 
+    name = "support vector machine, radial basis"
+
     def __init__(self, train: Images, seed: int) -> None:
         pixels = flat(train.pixels)
         self._svm = SVC(C=10).fit(pixels, train.labels)
@@ -54,6 +56,10 @@ class Judge:
     def probabilities(self, pixels: Pixels) -> Pixels:
         """Return the perceptron's belief in each class, ``(n, classes)``."""
         return self._perceptron.predict_proba(flat(pixels))
+
+    def vectors(self, pixels: Pixels) -> Pixels:
+        """Return the pixels themselves, ``(n, c h w)``."""
+        return flat(pixels)
 
     def components(self, pixels: Pixels) -> Pixels:
         """Return the leading principal components of the pixels, ``(n, COMPONENTS)``."""

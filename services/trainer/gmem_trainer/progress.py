@@ -25,9 +25,66 @@ _LOG_EVERY = 0.1
 
 
 class _SpeedColumn(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} steps/s", style="progress.data.speed")
+        text = "" if speed is None else f"{speed:.1f} {self._unit}/s"
+        return Text(text, style="progress.data.speed")
+
+
+class Display:
+    """Shows the long stages of a run; on a terminal as bars, otherwise as a few log events."""
+
+    def __init__(self, console: Console | None) -> None:
+        self._console = console
+
+    @contextmanager
+    def training(self, total: int) -> Iterator[Callable[[int, float], None]]:
+        """Show steps; call the yielded function with their number and loss."""
+        if self._console is None:
+            yield lambda step, loss: None
+            return
+        with training_progress(total, self._console) as show:
+            yield show
+
+    @contextmanager
+    def preparation(self, total: int) -> Iterator[Callable[[int], None]]:
+        """Show images; call the yielded function with the number of those just finished."""
+        if self._console is None:
+            yield lambda images: None
+            return
+        with preparation_progress(total, self._console) as show:
+            yield show
+
+
+SILENT = Display(None)
+"""Shows nothing."""
+
+
+@contextmanager
+def preparation_progress(total: int, console: Console) -> Iterator[Callable[[int], None]]:
+    """Show the preparation of a data set; call the yielded function with the images finished."""
+    if not console.is_terminal:
+        done, stride = 0, max(1, round(total * _LOG_EVERY))
+
+        def log(images: int) -> None:
+            nonlocal done
+            before, done = done, done + images
+            if done // stride > before // stride:
+                _log.info("preparation.progress", images=done, total=total)
+
+        yield log
+        return
+    columns = (
+        TextColumn("preparing"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        _SpeedColumn("images"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("preparing", total=total)
+        yield lambda images: progress.update(task, advance=images)
 
 
 @contextmanager
@@ -47,7 +104,7 @@ def training_progress(total: int, console: Console) -> Iterator[Callable[[int, f
 
     columns = (
         TextColumn("training"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"), _SpeedColumn(), TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"), _SpeedColumn("steps"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=total, loss=float("nan"))

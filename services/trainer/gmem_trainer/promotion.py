@@ -20,11 +20,11 @@ def is_promoted(store: Store, name: str) -> bool:
     return all(_target(store.repository(kind, name)) is not None for kind in _KINDS)
 
 
-def promote(store: Store, name: str, bank: Version, model: Version) -> None:
-    """Point both default aliases at these versions; one that does already is left alone."""
+def promote(store: Store, name: str, bank: Version | None, model: Version) -> None:
+    """Point the default aliases at these versions; one that does already is left alone."""
     for kind, version in zip(_KINDS, (bank, model), strict=True):
         repository = store.repository(kind, name)
-        if _target(repository) != version.digest:
+        if version is not None and _target(repository) != version.digest:
             repository.set_alias(DEFAULT_ALIAS, version, reason=f"trained: {version.message}")
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from gmem_model.checkpoint import save_network
@@ -23,64 +22,87 @@ from gmem_model.network import Network
 from gmem_shared.bank_format import write_bank
 from gmem_shared.model_config import ModelConfig
 from gmem_shared.store import Repository, Version
-from gmem_trainer.data import Dataset
+from gmem_trainer.banks import Memory
+from gmem_trainer.material import Material
 
 
-def publish_bank(
-    repository: Repository, dataset: Dataset, snippets: NDArray[np.float32], encoder_id: str
-) -> Version:
-    """Publish the snippets ``(n, d)`` of the training images, as float16."""
+def publish_bank(repository: Repository, material: Material, memory: Memory) -> Version:
+    """Publish what is remembered of the training images, as float16."""
+    prepared = material.prepared
+    source_ids = prepared.source_ids[memory.rows]
     with tempfile.TemporaryDirectory() as folder:
         files, metadata = write_bank(
             Path(folder),
-            vectors=snippets.astype(np.float16),
-            labels=dataset.train.labels,
-            source_ids=dataset.train.source_ids,
-            classes=dataset.classes,
-            encoder=encoder_id,
-            provenance=dataset.provenance(),
-            normalized=True,
+            vectors=memory.vectors,
+            labels=prepared.labels[memory.rows],
+            source_ids=source_ids,
+            classes=material.classes,
+            encoder=str(material.encoder_id),
+            weights=memory.weights,
+            provenance=material.provenance(source_ids),
+            coefficients=memory.factors,
+            normalized=material.normalized and memory.factors is None,
+            dtype=np.dtype(np.float16),
         )
-        contents = {name: path.read_bytes() for name, path in files.items()}
-    return _publish(repository, contents, metadata, f"snippets of {dataset.name}")
+        return _publish(repository, files, metadata, f"snippets of {material.name}")
 
 
 def publish_model(
     repository: Repository,
     network: Network,
     config: ModelConfig,
-    encoder_files: Mapping[str, bytes],
+    companions: Mapping[str, bytes],
     evaluation: Mapping[str, Any],
     samples: Image.Image,
     metadata: Mapping[str, Any],
 ) -> Version:
-    """Publish a network with all that is needed to serve it and to judge it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.safetensors"
-        save_network(path, network)
-        weights = path.read_bytes()
+    """Publish a network with all that is needed to serve it and to judge it.
+
+    ``companions`` are the files of its encoder and its autoencoder.
+    """
     picture = io.BytesIO()
     samples.save(picture, "PNG")
-    files = {
-        "network.safetensors": weights,
-        "config.json": config.model_dump_json(indent=2).encode(),
-        "evaluation.json": json.dumps(evaluation, indent=2).encode(),
-        "samples.png": picture.getvalue(),
-        **encoder_files,
-    }
-    accuracy = evaluation["test"]["class_accuracy"]
-    return _publish(repository, files, metadata, f"class accuracy {accuracy:.3f}")
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "network.safetensors"
+        save_network(weights, network)
+        files: dict[str, bytes | Path] = {
+            "network.safetensors": weights,
+            "config.json": config.model_dump_json(indent=2).encode(),
+            "evaluation.json": json.dumps(evaluation, indent=2).encode(),
+            "samples.png": picture.getvalue(),
+            **companions,
+        }
+        return _publish(repository, files, metadata, _summary(evaluation))
+
+
+def _summary(evaluation: Mapping[str, Any]) -> str:
+    test = evaluation.get("test")
+    if test is None:
+        return "not evaluated"
+    if test["class_accuracy"] is None:
+        return f"Fréchet distance {test['frechet_features']:.3f}"
+    return f"class accuracy {test['class_accuracy']:.3f}"
 
 
 def _publish(
-    repository: Repository, files: Mapping[str, bytes], metadata: Mapping[str, Any], message: str
+    repository: Repository,
+    files: Mapping[str, bytes | Path],
+    metadata: Mapping[str, Any],
+    message: str,
 ) -> Version:
     content = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(files):
-        content.update(name.encode() + hashlib.sha256(files[name]).digest())
+        content.update(name.encode() + _digest(files[name]))
     return repository.publish(
         files,
         metadata=metadata,
         message=message,
         publish_id=f"train-{content.hexdigest()[:32]}",
     )
+
+
+def _digest(content: bytes | Path) -> bytes:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).digest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -78,6 +78,10 @@ class SnippetEncoder:
         digest = hashlib.sha256(_weights(network)).hexdigest()
         return cls(f"{name}:sha256-{digest[:16]}:{network.preprocessing}", network.eval())
 
+    def to(self, device: torch.device | str) -> SnippetEncoder:
+        """Return the encoder on another device."""
+        return SnippetEncoder(self.id, self.network.to(device))
+
     @property
     def dimension(self) -> int:
         """Entries of a snippet."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gmem_model import memory
-from gmem_model.memory import CompressedBank, FullBank, compress, most_used, usage
+from gmem_model.memory import CompressedBank, FullBank, compress, most_used, nearest, usage
 from gmem_shared.errors import OutOfRangeError, UnknownRowError
 from gmem_shared.mixing import normalize
 
@@ -76,6 +76,16 @@ def test_usage_counts_the_features_nearest_to_each_snippet(monkeypatch) -> None:
     features, snippets = rng.normal(size=(50, 6)), rng.normal(size=(8, 6))
     nearest = (normalize(features) @ normalize(snippets).T).argmax(axis=1)
     assert usage(features, snippets).tolist() == np.bincount(nearest, minlength=8).tolist()
+
+
+def test_nearest_may_leave_a_snippet_out_of_its_own_neighbours(monkeypatch) -> None:
+    monkeypatch.setattr(memory, "BLOCK_ROWS", 7)
+    snippets = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+    assert nearest(snippets, snippets).tolist() == list(range(30))
+    similarity = normalize(snippets) @ normalize(snippets).T
+    np.fill_diagonal(similarity, -1)
+    expected = similarity.argmax(axis=1).tolist()
+    assert nearest(snippets, snippets, skip_self=True).tolist() == expected
 
 
 def test_most_used_snippets_are_found_in_their_order() -> None:

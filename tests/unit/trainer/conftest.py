@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from gmem_shared.store import Store
-from gmem_trainer.pipeline import Run
 from gmem_trainer.presets import Preset, preset
+from gmem_trainer.run import Run
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def tiny() -> Preset:
             update={"hidden_size": 16, "depth": 1, "num_heads": 2}
         ),
         training=dataclasses.replace(full.training, steps=6, batch_size=16, warmup_steps=2),
-        sampler_steps=2,
+        behaviour=dataclasses.replace(full.behaviour, steps=2),
         images_per_class=20,
     )
 
@@ -43,14 +42,3 @@ def make_run(tiny: Preset, tmp_path: Path) -> Callable[..., Run]:
         return dataclasses.replace(run, **changes)
 
     return make
-
-
-@pytest.fixture
-def silent() -> Callable[[int], object]:
-    """Progress that nobody watches."""
-
-    @contextmanager
-    def progress(total: int):
-        yield lambda number, loss: None
-
-    return progress

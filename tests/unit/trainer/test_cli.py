@@ -85,4 +85,7 @@ def test_an_unknown_preset_is_one_sentence_not_a_traceback(tmp_path) -> None:
         env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert finished.returncode == 1
-    assert finished.stderr.strip() == "gmem: expected one of digits; found 'imagenet'"
+    assert finished.stderr.strip() == (
+        "gmem: expected one of digits, folder-small, gmem-v1-xl, gmem-v2-xl, sit-xl, repa-xl; "
+        "found 'imagenet'"
+    )

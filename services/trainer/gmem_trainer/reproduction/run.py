@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from gmem_model.guidance import GuidedNetwork
 from gmem_model.network import Network
 from gmem_model.samplers import plan
 from gmem_shared.model_config import Interpolant, PixelSpace
-from gmem_trainer.contrastive import train_encoder
+from gmem_trainer.contrastive import EncoderRecipe, train_encoder
 from gmem_trainer.data import Dataset, Images
 from gmem_trainer.evaluation import Figures, measure, unit_pixels
 from gmem_trainer.generation import BatchSampler
@@ -53,7 +54,7 @@ class Encoded:
 def encode(images: Images, seed: int, grid: int) -> Encoded:
     """Train the digits preset's encoder and embed the images it was trained on, without labels."""
     started = time.process_time()
-    encoder = train_encoder(images.pixels, digits_preset().encoder, seed)
+    encoder = train_encoder(images.pixels, cast("EncoderRecipe", digits_preset().encoder), seed)
     seconds = time.process_time() - started
     pixels = torch.from_numpy(images.pixels)
     with torch.inference_mode():
@@ -63,7 +64,12 @@ def encode(images: Images, seed: int, grid: int) -> Encoded:
 
 
 def run(
-    arm: Arm, seed: int, dataset: Dataset, judged_by: Images, looks: tuple[int, ...], per_class: int
+    arm: Arm,
+    seed: int,
+    dataset: Dataset[Images],
+    judged_by: Images,
+    looks: tuple[int, ...],
+    per_class: int,
 ) -> Curve:
     """Train one arm and measure it at every number of steps in ``looks``.
 
@@ -116,7 +122,7 @@ class _Look:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset[Images],
         judged_by: Images,
         arm: Arm,
         encoded: Encoded | None,

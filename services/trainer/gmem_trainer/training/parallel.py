@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -76,18 +76,19 @@ class World:
             values /= self.size
         return values
 
-    def share(self, value: Any) -> Any:
-        """Return what process 0 passed."""
-        if self.size > 1:
-            box = [value]
-            dist.broadcast_object_list(box, src=0)
-            return box[0]
-        return value
-
     def wait(self) -> None:
         """Return when every process came here."""
         if self.size > 1:
             dist.barrier()
+
+    @contextmanager
+    def first_ahead(self) -> Iterator[None]:
+        """Let process 0 do something before the others, who then find it done."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
 
 
 ALONE = World(0, 1, torch.device("cpu"))
