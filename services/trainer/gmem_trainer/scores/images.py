@@ -89,14 +89,16 @@ class NpzImages:
 
 
 class FolderImages:
-    """The pictures of a folder in the order of their names, as colour images of one size.
+    """The pictures in a folder and below, in the order of their paths, as colour images.
+
+    They must have one size.
 
     Raises:
         InvalidRequestError: The folder has no pictures.
     """
 
     def __init__(self, path: Path) -> None:
-        self._paths = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+        self._paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
         if not self._paths:
             raise InvalidRequestError(f"expected PNG, JPEG or WebP pictures in {path}, found none")
 

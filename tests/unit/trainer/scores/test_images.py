@@ -36,6 +36,14 @@ def test_a_folder_is_read_in_the_order_of_its_names(folder, pictures) -> None:
     assert np.array_equal(np.concatenate(list(images.batches(10))), pictures)
 
 
+def test_class_folders_are_read_one_after_the_other(tmp_path) -> None:
+    for level, name in ((1, "b/0.png"), (2, "a/1.png"), (3, "a/0.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2), (level, 0, 0)).save(tmp_path / name)
+    (batch,) = open_images(tmp_path).batches(4)
+    assert batch[:, 0, 0, 0].tolist() == [3, 2, 1]
+
+
 def test_grey_pictures_become_colour_pictures(tmp_path) -> None:
     grey = np.arange(30, dtype=np.uint8).reshape(6, 5)
     Image.fromarray(grey).save(tmp_path / "a.png")
