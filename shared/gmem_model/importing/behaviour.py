@@ -20,6 +20,7 @@ from gmem_shared.model_config import Process
 _SAMPLERS = {
     ("ODE", "euler"): "euler",
     ("ODE", "heun2"): "heun",
+    ("ODE", "heun3"): "heun3",
     ("ODE", "midpoint"): "midpoint",
     ("ODE", "rk4"): "rk4",
     ("SDE", "euler"): "euler-maruyama",
@@ -27,6 +28,8 @@ _SAMPLERS = {
 }
 """By mode and method of GMem v2's configuration; others keep the published default."""
 
+_MISSPELT = {"inccreasing-decreasing": "increasing-decreasing"}
+"""The one way in which the original knows this diffusion."""
 
 _OF_TRAINING = {
     "path_type": "path",
@@ -73,8 +76,13 @@ def _process(
     """Return the process with the options that are set; their values are ours in lower case."""
     named = {ours: training[theirs] for theirs, ours in _OF_TRAINING.items() if theirs in training}
     changes = {
-        name: value.lower() if isinstance(value, str) else value
+        name: _ours(value) if isinstance(value, str) else value
         for name, value in {**named, **(sampling or {})}.items()
         if value is not None and name in type(process).model_fields
     }
     return type(process).model_validate(process.model_dump() | changes)
+
+
+def _ours(value: str) -> str:
+    lower = value.lower()
+    return _MISSPELT.get(lower, lower)

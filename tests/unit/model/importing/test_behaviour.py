@@ -49,6 +49,11 @@ def test_configuration_of_gmem_v2_counts() -> None:
     assert found.process.diffusion_form == "linear"
 
 
+def test_diffusion_that_the_original_misspells_is_known() -> None:
+    options = {"sample": {"diffusion_form": "inccreasing-decreasing"}}
+    assert behaviour("gmem-v2", **options).process.diffusion_form == "increasing-decreasing"
+
+
 @pytest.mark.parametrize(
     ("family", "options"),
     [
