@@ -18,6 +18,7 @@ COMMANDS = {
     "bank": ("gmem_bank.cli:app", "Serve, inspect and edit memory banks."),
     "evaluate": ("gmem_trainer.scores.cli:app", "Measure images: FID, precision and others."),
     "model": ("gmem_model.cli:app", "Import, export and list models."),
+    "reproduce": ("gmem_trainer.reproduction.cli:app", "Compare SiT, REPA and GMem on digits."),
     "sample": ("gmem_trainer.sampling.cli:app", "Make many images, as one resumable job."),
     "serve": ("gmem_generator.cli:app", "Serve images over HTTP; embedded by default."),
     "store": ("gmem_shared.store.cli:app", "List, verify, alias and clean up versions."),
