@@ -16,7 +16,7 @@ from gmem_model.paths import (
     interpolate,
     score,
 )
-from gmem_model.samplers import Plan, integrate, plan
+from gmem_model.samplers import integrate, plan
 from gmem_model.samplers.adaptive import DOPRI5, dopri5
 from gmem_model.samplers.dormand_prince import Tolerance
 from gmem_model.samplers.edm import sigma_grid
@@ -117,7 +117,7 @@ def sample_sde(case: GoldenCase) -> dict[str, Tensor]:
         table,
         predict,
         case.inputs["latents"],
-        recorded(case, table),
+        recorded(case),
         reference=reference,
         channels=networks.channels,
     )
@@ -129,13 +129,13 @@ def sample_sde(case: GoldenCase) -> dict[str, Tensor]:
     return outputs
 
 
-def recorded(case: GoldenCase, table: Plan) -> Callable[[int], Tensor]:
+def recorded(case: GoldenCase) -> Callable[[int], Tensor]:
     """Return the recorded noise of each step; with guidance the originals drew it twice over.
 
     Noise is added after a step's only evaluation, or after the two of the step before.
     """
-    rows = len(case.inputs["latents"])
-    return lambda k: case.inputs["noise"][(k + 1) // 2 if table.initial_noise else k, :rows]
+    rows, heun = len(case.inputs["latents"]), case.params["sde"]["sampling_method"] == "Heun"
+    return lambda k: case.inputs["noise"][(k + 1) // 2 if heun else k, :rows]
 
 
 @handles(SIT, "sampler.ode_likelihood")
