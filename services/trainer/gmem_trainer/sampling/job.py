@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from gmem_model.samplers import Plan, plan
-from gmem_shared.model_config import ModelConfig, SnippetCondition, Strict
+from gmem_model.samplers.adaptive import DOPRI5
+from gmem_shared.model_config import ModelConfig, SnippetCondition, Strict, Transport
+from gmem_trainer.generation import Adaptive
 
 SnippetRule = Literal["by-noise", "drawn"]
 """How an image finds its snippet: its own initial noise points at it, as GMem v1 publishes it, or
@@ -75,8 +77,8 @@ class Job(Strict):
                 yield f"{name} {value} instead of {theirs}"
 
 
-def plan_of(job: Job, config: ModelConfig) -> Plan:
-    """Tabulate the sampler of a job.
+def solver_of(job: Job, config: ModelConfig) -> Plan | Adaptive:
+    """Return the sampler of a job: one of those that services use, or SiT's own dopri5.
 
     Raises:
         UnknownSamplerError, OutOfRangeError: See `gmem_model.samplers.plan`.
@@ -84,6 +86,8 @@ def plan_of(job: Job, config: ModelConfig) -> Plan:
     guidance = config.guidance
     if guidance is not None:
         guidance = guidance.model_copy(update={"scale": job.guidance_scale})
+    if job.sampler == DOPRI5 and isinstance(config.process, Transport):
+        return Adaptive(config.process, guidance)
     return plan(job.sampler, job.num_steps, config.process, guidance)
 
 

@@ -19,7 +19,7 @@ from gmem_trainer.sampling.job import (
     SnippetRule,
     default_batch_size,
     default_snippet_rule,
-    plan_of,
+    solver_of,
 )
 
 
@@ -70,7 +70,7 @@ def resolve_job(store: Store, wishes: Wishes) -> Job:
         )
     except ValidationError as error:
         raise InvalidRequestError("; ".join(e["msg"] for e in error.errors())) from error
-    plan_of(job, config)
+    solver_of(job, config)
     chooser(job, config, bank)
     return job
 

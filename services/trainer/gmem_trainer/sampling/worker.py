@@ -14,7 +14,7 @@ from gmem_shared.store import OpenVersion, Store
 from gmem_shared.types import Kind, Reference
 from gmem_trainer.generation import BatchSampler
 from gmem_trainer.sampling.conditions import chooser
-from gmem_trainer.sampling.job import Job, plan_of
+from gmem_trainer.sampling.job import Job, solver_of
 from gmem_trainer.sampling.parts import Part
 
 
@@ -49,7 +49,7 @@ class Worker:
         bank = None if job.bank is None else open_bank(place.open("banks", job.bank))
         self._job = job
         self._choose = chooser(job, config, bank)
-        self._sample = BatchSampler(network, decoder, plan_of(job, config), device)
+        self._sample = BatchSampler(network, decoder, solver_of(job, config), device)
 
     def make(self, number: int) -> Part:
         """Make the images of a batch."""

@@ -86,3 +86,14 @@ def test_the_scale_of_guidance_is_the_jobs(place, store, make_job) -> None:
 def test_another_seed_makes_other_images(place, make_job) -> None:
     first, other = (Worker(place, make_job(seed=seed), "cpu").make(0) for seed in (0, 1))
     assert not np.array_equal(first.images, other.images)
+
+
+def test_sits_own_sampler_makes_images_too(place, store, make_job) -> None:
+    publish_families(store)
+    adaptive, fine = (
+        Worker(place, make_job(model="sit", sampler=name, num_steps=100), "cpu").make(0)
+        for name in ("dopri5", "rk4")
+    )
+    difference = adaptive.images.astype(int) - fine.images.astype(int)
+    assert np.abs(difference).max() <= 3
+    assert adaptive.images.std() > 10
