@@ -38,4 +38,4 @@ def draw_classes(
     key = np.stack(split64(np.array([seed], np.uint64)), axis=-1)
     words = philox4x32(counter, key)
     uniform = join64(words[:, 0], words[:, 1])
-    return ascending[multiply_high(uniform, np.uint64(len(ascending)))]
+    return ascending[multiply_high(uniform, np.array(len(ascending), np.uint64))]

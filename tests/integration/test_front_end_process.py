@@ -50,6 +50,14 @@ def test_it_prints_its_address_when_ready_and_exits_0_when_told_to_stop(stop) ->
         assert running.wait(30) == 0
 
 
+def test_the_model_of_requests_that_name_none_may_be_chosen() -> None:
+    with process("--port", "0", "--model", "sit") as running:
+        line = running.stdout.readline()
+        address = re.search(r"http://\S+", line)
+        assert address, line
+        assert httpx.get(f"{address[0]}/models").json()["default"] == "sit@production"
+
+
 def test_an_import_string_that_leads_nowhere_names_its_setting() -> None:
     with process(GMEM_GENERATOR__BACKEND="nowhere:Backend") as running:
         _, said = running.communicate(timeout=30)

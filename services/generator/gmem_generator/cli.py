@@ -12,6 +12,7 @@ from gmem_generator.serving import DrainingServer
 from gmem_shared import logs
 from gmem_shared.ports import load
 from gmem_shared.settings import Settings
+from gmem_shared.types import Reference
 
 app = typer.Typer(add_completion=False)
 
@@ -20,10 +21,15 @@ app = typer.Typer(add_completion=False)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of requests that name none.")] = None,
 ) -> None:
     """Serve images over HTTP; by default with bank and engine in the same process."""
     settings = Settings()
     logs.configure(settings.log)
+    if model is not None:
+        default = {"default_model": str(Reference.parse(model))}
+        changed = settings.generator.model_copy(update=default)
+        settings = settings.model_copy(update={"generator": changed})
     ours = settings.generator
     front = create_app(
         settings,
