@@ -16,8 +16,9 @@ _KINDS: tuple[Kind, Kind] = ("banks", "models")
 
 
 def is_promoted(store: Store, name: str) -> bool:
-    """Tell whether bank and model of this name both have the default alias."""
-    return all(_target(store.repository(kind, name)) is not None for kind in _KINDS)
+    """Tell whether the model of this name, and its bank if it has one, have the default alias."""
+    needed = [kind for kind in _KINDS if kind == "models" or name in store.names(kind)]
+    return all(_target(store.repository(kind, name)) is not None for kind in needed)
 
 
 def promote(store: Store, name: str, bank: Version | None, model: Version) -> None:

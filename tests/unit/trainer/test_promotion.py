@@ -16,6 +16,13 @@ def test_both_aliases_are_needed(store) -> None:
     assert store.repository("models", "digits").alias("production").digest == model.digest
 
 
+def test_a_model_with_class_labels_has_no_bank(store) -> None:
+    assert not is_promoted(store, "digits")
+    promote(store, "digits", None, publish(store, "models", b"model"))
+    assert is_promoted(store, "digits")
+    assert store.names("banks") == []
+
+
 def test_an_alias_that_is_where_it_should_be_does_not_move(store) -> None:
     bank, model = publish(store, "banks", b"bank"), publish(store, "models", b"model")
     promote(store, "digits", bank, model)

@@ -49,14 +49,8 @@ def shard_path(folder: Path, number: int) -> Path:
 def write_shard(path: Path, tensors: Mapping[str, Array]) -> None:
     """Write a shard together with the digest of its content."""
     contents = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    metadata = {
-        "total_size": str(len(contents[LABELS])),
-        "dtype": str(contents[LATENTS].dtype),
-        "device": "cpu",
-        "sha256": _digest(contents),
-    }
     with replacing(path) as partial:
-        save_file(contents, partial, metadata)
+        save_file(contents, partial, {"sha256": _digest(contents)})
 
 
 def is_complete(path: Path) -> bool:
