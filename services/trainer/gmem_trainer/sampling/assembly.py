@@ -69,20 +69,21 @@ def _write_npz(path: Path, parts: Parts) -> None:
     ``arr_0`` uint8 ``(N, height, width, 3)``, ``arr_1`` int64 ``(N,)`` class ids as ADM names them,
     ``indices`` and ``rows`` int64 ``(N,)``, and ``job.json``.
     """
-    origins: list[Part] = []
+    attributes = {"arr_1": "labels", "indices": "indices", "rows": "rows"}
+    columns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in attributes}
     height, width, _ = parts.read(0).images.shape[1:]
 
     def pixels() -> Iterator[bytes]:
         for part in _in_order(parts):
             yield _three_channels(part.images).tobytes()
-            origins.append(Part(part.images[:0], part.indices, part.rows, part.labels))
+            for name, attribute in attributes.items():
+                columns[name].append(getattr(part, attribute))
 
     with zipfile.ZipFile(path, "w") as archive:
         shape = (parts.job.num_images, height, width, 3)
         _write_array(archive, "arr_0", np.dtype(np.uint8), shape, pixels())
-        columns = {"arr_1": "labels", "indices": "indices", "rows": "rows"}
-        for name, attribute in columns.items():
-            column = np.concatenate([getattr(origin, attribute) for origin in origins])
+        for name, pieces in columns.items():
+            column = np.concatenate(pieces)
             _write_array(archive, name, column.dtype, column.shape, [column.tobytes()])
         archive.writestr(zipfile.ZipInfo(JOB_FILE, _EPOCH), parts.job.model_dump_json(indent=1))
 

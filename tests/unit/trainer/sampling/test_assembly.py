@@ -1,4 +1,5 @@
 import csv
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -85,6 +86,21 @@ def test_whoever_comes_late_finds_the_work_done(tmp_path) -> None:
     assemble(parts, tmp_path / "out.npz")
     assert (tmp_path / "out.npz").stat() == before
     assert not parts.folder.exists()
+
+
+@pytest.mark.parametrize("output", ["out.npz", "images"])
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path, output) -> None:
+    job = JOB.model_copy(update={"num_images": 160})
+    parts = Parts(tmp_path / "parts", job)
+    images = np.zeros((4, 64, 64, 3), np.uint8)
+    for number in range(job.num_parts):
+        indices = job.indices(number)
+        parts.write(number, Part(images, indices, indices, indices))
+    tracemalloc.start()
+    assemble(parts, tmp_path / output)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * images.nbytes < job.num_parts * images.nbytes / 3
 
 
 @pytest.mark.parametrize("output", ["out.npz", "images"])
