@@ -143,23 +143,25 @@ def digits() -> Preset:
 
 
 def folder_small() -> Preset:
-    """A user's own images, small enough for a CPU: the digits recipe, longer and wider."""
+    """A user's own images, small enough for a CPU: the digits recipe, wider and longer."""
     return Preset(
         name="folder-small",
         architecture=SiTArchitecture(
             input_size=32,
             patch_size=4,
             in_channels=3,
-            hidden_size=192,
-            depth=6,
-            num_heads=6,
+            hidden_size=128,
+            depth=4,
+            num_heads=4,
             condition=SnippetCondition(dimension=64, scale=math.sqrt(64)),
         ),
-        training=replace(digits().training, steps=4000, learning_rate=2e-3, warmup_steps=100),
+        training=replace(
+            digits().training, steps=3000, batch_size=64, learning_rate=2e-3, warmup_steps=100
+        ),
         behaviour=Behaviour(Interpolant(), None, "ab2", 16, "pixels"),
         images_per_class=50,
         image_size=32,
-        encoder=EncoderRecipe(name="simclr64", steps=600, learning_rate=3e-3),
+        encoder=EncoderRecipe(name="simclr64", steps=300),
         max_tokens=8,
     )
 
