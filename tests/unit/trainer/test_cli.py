@@ -89,3 +89,12 @@ def test_an_unknown_preset_is_one_sentence_not_a_traceback(tmp_path) -> None:
         "gmem: expected one of digits, folder-small, gmem-v1-xl, gmem-v2-xl, sit-xl, repa-xl; "
         "found 'imagenet'"
     )
+
+
+def test_without_images_or_a_recipe_there_is_nothing_to_train(tmp_path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "gmem_shared", "train"],
+        env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("gmem: expected images with --data FOLDER")
