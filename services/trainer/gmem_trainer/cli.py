@@ -75,7 +75,9 @@ def train(
         int | None, typer.Option(min=1, help="of all processes; replaces the recipe's")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="replaces the recipe's")] = None,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="steps between saves")] = 50,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(min=1, help="steps between saves; default: the recipe's")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     sharded: Annotated[
@@ -118,7 +120,7 @@ def train(
         name=name,
         workdir=workdir,
         min_accuracy=recipe.min_accuracy if min_accuracy is None else min_accuracy,
-        checkpoint_every=checkpoint_every,
+        checkpoint_every=checkpoint_every or recipe.checkpoint_every,
         threads=threads,
         data=data,
         skip_unreadable=skip_unreadable,

@@ -21,6 +21,9 @@ from gmem_shared.types import ClassInfo
 DIGITS_URI = "https://archive.ics.uci.edu/dataset/80"
 """Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998), the part in scikit-learn."""
 
+HELD_BYTES = 1 << 30
+"""Most pixels of one part of a data set that are held in memory."""
+
 _DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _DIGIT_LEVELS = 16
 
@@ -139,7 +142,7 @@ class Dataset(Generic[Part]):
         )
 
     def sample(self, limit: int, seed: int) -> Dataset[Images]:
-        """Read at most ``limit`` images of each part, drawn by the seed, and hold them."""
+        """Read at most ``limit`` images, or `HELD_BYTES`, of each part, drawn by the seed."""
         return Dataset(
             self.name,
             self.uri,
@@ -158,6 +161,7 @@ def positions(among: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np
 
 def _sample(part: Source, limit: int, seed: int) -> Images:
     rows = np.arange(len(part))
+    limit = min(limit, HELD_BYTES // max(part.read(rows[:1]).pixels.nbytes, 1))
     if len(part) > limit:
         rows = np.sort(np.random.default_rng(seed).choice(len(part), limit, replace=False))
     return part.read(rows)

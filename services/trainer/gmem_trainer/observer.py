@@ -52,14 +52,20 @@ class FolderObserver:
 
     Args:
         train: The real images to learn from.
-        encoder: On the CPU; without one the components serve as features.
+        encoder: On ``device``; without one the components serve as features.
+        device: Where images are embedded.
     """
 
-    def __init__(self, train: Images, encoder: SnippetEncoder | None) -> None:
+    def __init__(
+        self,
+        train: Images,
+        encoder: SnippetEncoder | None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         thumbnails = self.vectors(train.pixels)
         count = min(COMPONENTS, *thumbnails.shape)
         self._pca = PCA(count, svd_solver="full").fit(thumbnails)
-        self._encoder = encoder
+        self._encoder, self._device = encoder, device
         classes = len(np.unique(train.labels))
         self._svm = SVC(C=10).fit(thumbnails, train.labels) if classes > 1 else None
         self.name = "support vector machine, radial basis" if self._svm else "none: one class"
@@ -75,7 +81,8 @@ class FolderObserver:
         if self._encoder is None:
             return self.components(pixels)
         some = torch.from_numpy(pixels.astype(np.float32)).split(_BATCH)
-        return torch.cat([self._encoder.embed(images) for images in some]).numpy()
+        embedded = [self._encoder.embed(images.to(self._device)).cpu() for images in some]
+        return torch.cat(embedded).numpy()
 
     def components(self, pixels: Pixels) -> Pixels:
         """Return the leading principal components of the thumbnails."""

@@ -25,6 +25,7 @@ from gmem_shared.model_config import ClassName, ModelConfig, TransformerArchitec
 from gmem_shared.store import Store, Version
 from gmem_shared.types import DEFAULT_ALIAS, Reference
 from gmem_trainer.banks import Memory, remember
+from gmem_trainer.data import Dataset, Images
 from gmem_trainer.evaluation import evaluate
 from gmem_trainer.examples import both_sides, examples
 from gmem_trainer.gathering import gather
@@ -149,7 +150,7 @@ def publish_judged(
     if material.dataset is not None:
         images = material.dataset.sample(EVALUATED_IMAGES, run.seed)
         per_class = run.preset.images_per_class * (1 if material.classes else 10)
-        observer = _observer(run, material, images)
+        observer = _observer(run, material, images, device)
         evaluation = evaluate(images, observer, make, per_class, run.seed)
     shown = [info.id for info in material.classes][:_SHOWN_CLASSES] or [-1] * _SHOWN_CLASSES
     pictures = make(np.repeat(shown, _SHOWN_OF_EACH).astype(np.int32), run.seed)
@@ -200,19 +201,24 @@ def without_projectors(network: Network) -> Network:
     return served.requires_grad_(requires_grad=False).eval()
 
 
-def _observer(run: Run, material: Material, images: Any) -> Observer:
-    if run.preset.dataset is not None:
+def _observer(
+    run: Run, material: Material, images: Dataset[Images], device: torch.device
+) -> Observer:
+    if run.data is None:
         return Judge(images.train, run.seed)
     encoder = material.encoder
-    return FolderObserver(images.train, None if encoder is None else encoder.to("cpu"))
+    return FolderObserver(images.train, None if encoder is None else encoder.to(device), device)
 
 
 @contextmanager
 def _reproducible_torch(threads: int, world: World) -> Iterator[None]:
-    """Ask torch for the same bits every time; on a GPU that would cost speed, so only on a CPU."""
+    """Ask torch for the same bits every time; on a GPU, where that costs speed, for TF32."""
+    on_gpu = world.device.type == "cuda"
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(mode=world.device.type == "cpu")
+    torch.use_deterministic_algorithms(mode=not on_gpu)
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:

@@ -27,6 +27,9 @@ from gmem_trainer.banks import FULL, BankForm
 from gmem_trainer.contrastive import EncoderRecipe
 from gmem_trainer.training.recipe import PowerAverage, TrainingRecipe
 
+_XL_CHECKPOINT_EVERY = 2500
+"""Steps; such a checkpoint has about 11 GB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -49,6 +52,7 @@ class Preset:
         min_accuracy: Validation accuracy that the alias requires.
         max_tokens: Tokens per side beyond which patches grow; ``None`` leaves them as they are.
         on_gpu: Whether a GPU is used where there is one.
+        checkpoint_every: Steps between two saves of the training state.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Preset:
     min_accuracy: float = 0.0
     max_tokens: int | None = None
     on_gpu: bool = True
+    checkpoint_every: int = 50
 
     @property
     def process(self) -> PathProcess:
@@ -182,6 +187,7 @@ def gmem_v1_xl() -> Preset:
         images_per_class=1,
         image_size=256,
         flip=True,
+        checkpoint_every=_XL_CHECKPOINT_EVERY,
         bank=BankForm("most-used", 640_000),
     )
 
@@ -207,6 +213,7 @@ def gmem_v2_xl() -> Preset:
         images_per_class=1,
         image_size=256,
         flip=True,
+        checkpoint_every=_XL_CHECKPOINT_EVERY,
     )
 
 
@@ -220,6 +227,7 @@ def sit_xl() -> Preset:
         images_per_class=1,
         image_size=256,
         flip=True,
+        checkpoint_every=_XL_CHECKPOINT_EVERY,
     )
 
 
@@ -239,6 +247,7 @@ def repa_xl() -> Preset:
         images_per_class=1,
         image_size=256,
         flip=True,
+        checkpoint_every=_XL_CHECKPOINT_EVERY,
     )
 
 

@@ -62,3 +62,21 @@ def test_provenance_names_source_and_licence_of_each_training_image(dataset) -> 
     row = table.slice(3, 1).to_pylist()[0]
     assert row["uri"].endswith(f"#{dataset.train.source_ids[3]}")
     assert len(row["sha256"]) == 64
+
+
+def test_a_sample_holds_no_more_than_the_limit_or_the_memory(dataset, monkeypatch) -> None:
+    sample = dataset.sample(100, seed=0)
+    assert [len(part) for part in (sample.train, sample.validation, sample.test)] == [100] * 3
+    assert set(sample.test.source_ids) <= set(dataset.test.source_ids)
+    assert np.array_equal(dataset.sample(100, seed=0).train.pixels, sample.train.pixels)
+    assert len(dataset.sample(10_000, seed=0).train) == 1257
+    monkeypatch.setattr("gmem_trainer.data.HELD_BYTES", 20 * 8 * 8 * 4)
+    assert len(dataset.sample(100, seed=0).train) == 20
+
+
+def test_the_fingerprint_of_images_changes_with_any_of_them(dataset) -> None:
+    assert digits(0).train.fingerprint() == dataset.train.fingerprint()
+    assert dataset.test.fingerprint() != dataset.train.fingerprint()
+    changed = dataset.train.take(np.arange(len(dataset.train)))
+    changed.pixels[3, 0, 2, 2] += 0.5
+    assert changed.fingerprint() != dataset.train.fingerprint()

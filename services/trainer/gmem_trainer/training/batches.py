@@ -7,7 +7,8 @@ generator state to go on as if nothing had happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self
 
@@ -87,6 +88,17 @@ class Batches:
     keep_mask: KeepMask | None = None
     rank: int = 0
     processes: int = 1
+
+    def from_step(self, step: int) -> Iterator[Batch]:
+        """Yield the batches of the steps from ``step`` on; while one is used the next is drawn."""
+        steps = range(step, self.recipe.steps + 1)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            drawn = (pool.submit(self.draw, number) for number in steps)
+            upcoming = next(drawn, None)
+            while upcoming is not None:
+                batch = upcoming.result()
+                upcoming = next(drawn, None)
+                yield batch
 
     def draw(self, step: int) -> Batch:
         """Draw this process's part of the batch of step ``step``, counted from 1."""

@@ -96,9 +96,9 @@ def train(
     keep_mask = network.keep_mask if isinstance(network, Transformer) else None
     batches = Batches(examples, recipe, process, seed, keep_mask, world.rank, world.size)
 
-    while state.step < recipe.steps:
+    for batch in batches.from_step(state.step + 1):
         rate = recipe.learning_rate_at(state.step)
-        losses = compute(batches.draw(state.step + 1).to(world.device))
+        losses = compute(batch.to(world.device))
         losses["loss"].backward()
         norm = state.descend()
         state.average()

@@ -48,6 +48,14 @@ def test_a_batch_depends_on_seed_and_step_alone(batches) -> None:
     assert not torch.equal(dataclasses.replace(batches, seed=4).draw(2).noise, first.noise)
 
 
+@pytest.mark.parametrize("step", [1, 7, 10, 11])
+def test_batches_follow_each_other_to_the_last_step(batches, step) -> None:
+    found = list(batches.from_step(step))
+    assert len(found) == 11 - step
+    for number, batch in enumerate(found, start=step):
+        assert torch.equal(batch.noise, batches.draw(number).noise)
+
+
 def test_an_example_keeps_latent_and_features_together(batches) -> None:
     batch = batches.draw(1)
     assert torch.equal(batch.latents[:, 0, 0, 0], batch.features[0][:, 0, 0])
