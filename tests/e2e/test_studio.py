@@ -123,7 +123,10 @@ def test_a_label_model_shows_its_classes_and_guidance_and_no_memory(page, front)
     expect(images(page)).to_have_count(2)
     (task,) = front.backend.tasks
     assert (task.labels.tolist(), task.guidance_scale) == ([7, 7], 4)
-    expect(page.get_by_role("heading", level=2)).to_contain_text("guidance 4")
+    heading = page.get_by_role("heading", level=2)
+    expect(heading).to_have_text("sit · seven · seed 42 · heun, 16 steps · guidance 4")
+    done = page.get_by_role("status").filter(has_text="2 images in")
+    expect(done).not_to_contain_text("bank")
     card = page.get_by_role("figure").first
     expect(card).to_contain_text("seven")
     expect(card).not_to_contain_text("memory row")
@@ -136,6 +139,7 @@ def test_an_unconditional_model_offers_no_class(page, front) -> None:
     page.get_by_role("button", name="Generate").click()
     expect(images(page)).to_have_count(8)
     assert front.backend.tasks[0].labels is None
+    expect(page.get_by_role("heading", level=2)).to_contain_text("edm2 · seed 42")
     choose_model(page, "digits", "digits@1")
     expect(page.get_by_role("radio")).to_have_count(11)
 
@@ -146,6 +150,8 @@ def test_one_of_many_classes_is_found_by_typing(page, front) -> None:
     choose_model(page, "sit", "sit@3")
     page.get_by_role("searchbox", name="Find a class").fill("BREED 77")
     expect(page.get_by_role("radio")).to_have_count(11)
+    page.set_viewport_size({"width": 1280, "height": 500})
+    assert page.locator(".panel").bounding_box()["height"] < 500
     choose(page, "breed 777")
     page.get_by_role("button", name="Generate").click()
     expect(images(page)).to_have_count(8)

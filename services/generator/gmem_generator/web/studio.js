@@ -130,7 +130,7 @@ function rollSeed() {
 }
 
 function chosenName() {
-  if ($("classes").hidden) return $("model").selectedOptions[0].text;
+  if ($("classes").hidden) return "";
   return document.querySelector("input[name=class]:checked")?.dataset.name ?? "any";
 }
 
@@ -190,7 +190,7 @@ async function make(request, name) {
 
 function finish(batch, { bank, model, usage, timings_ms }, milliseconds) {
   showVersions(model, bank);
-  const stages = ["queue", "bank", "denoise", "decode", "encode"];
+  const stages = ["queue", ...(bank ? ["bank"] : []), "denoise", "decode", "encode"];
   const shares = stages.map((stage) => `${stage} ${timings_ms[stage].toFixed(1)}`).join(", ");
   say(
     `${plural(batch.cards.length, "image")} in ${milliseconds.toFixed(0)} ms · ` +
@@ -199,11 +199,13 @@ function finish(batch, { bank, model, usage, timings_ms }, milliseconds) {
   );
 }
 
-function newBatch({ num_images, seed, sampler, num_steps, guidance_scale = 1 }, name) {
+function newBatch({ model = "", num_images, seed, sampler, num_steps, guidance_scale = 1 }, name) {
   const section = $("batch").content.cloneNode(true).firstElementChild;
-  section.querySelector("h2").textContent =
-    `${name} · seed ${seed} · ${sampler}, ${plural(num_steps, "step")}` +
-    (guidance_scale === 1 ? "" : ` · guidance ${guidance_scale}`);
+  const options = $("models").hidden && name ? [] : [...$("model").options];
+  const maker = options.find((option) => option.value === model)?.text;
+  const parts = [maker, name, `seed ${seed}`, `${sampler}, ${plural(num_steps, "step")}`];
+  if (guidance_scale !== 1) parts.push(`guidance ${guidance_scale}`);
+  section.querySelector("h2").textContent = parts.filter(Boolean).join(" · ");
   const cards = Array.from({ length: num_images }, () => {
     const card = $("card").content.cloneNode(true).firstElementChild;
     card.classList.add("pending");
