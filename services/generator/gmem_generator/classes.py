@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gmem_generator.validation import nearest
 from gmem_shared.errors import UnknownClassError
 from gmem_shared.types import BankInfo, ClassInfo, ModelInfo
@@ -29,12 +31,23 @@ def _names(info: ClassInfo) -> set[str]:
 
 def _unknown_class(owner: BankInfo | ModelInfo, label: int | str) -> UnknownClassError:
     kind = "bank" if isinstance(owner, BankInfo) else "model"
-    known = [name for info in owner.classes for name in (info.name, *info.aliases)]
-    close = [repr(name) for name in nearest(label, known)] if isinstance(label, str) else []
-    ids = f"ids {owner.classes[0].id} to {owner.classes[-1].id}" if owner.classes else "no class"
-    detail = (
-        f"expected a class of {kind} {owner.version} ({ids}), found {repr(label)[:100]}; "
-        + (f"nearest: {', '.join(close)}; " if close else "")
-        + f"GET /classes?{kind}={owner.version} lists them all"
+    found = f"found {repr(label)[:100]}; "
+    if owner.classes:
+        expected = f"expected a class of {kind} {owner.version} ({_ids(owner.classes)}), "
+        advice = f"{_nearest(owner.classes, label)}GET /classes?{kind}={owner.version} lists them"
+    else:
+        expected = f"expected no class, for {kind} {owner.version} has none, "
+        advice = "leave it out, or name a bank with labels: GET /banks lists them"
+    return UnknownClassError(
+        f"{expected}{found}{advice}", errors=[{"field": "class_label", "message": "unknown class"}]
     )
-    return UnknownClassError(detail, errors=[{"field": "class_label", "message": "unknown class"}])
+
+
+def _ids(classes: Sequence[ClassInfo]) -> str:
+    return f"ids {classes[0].id} to {classes[-1].id}"
+
+
+def _nearest(classes: Sequence[ClassInfo], label: int | str) -> str:
+    known = [name for info in classes for name in (info.name, *info.aliases)]
+    close = [repr(name) for name in nearest(label, known)] if isinstance(label, str) else []
+    return f"nearest: {', '.join(close)}; " if close else ""

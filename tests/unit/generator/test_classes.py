@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gmem_generator.classes import find_class
@@ -33,6 +35,12 @@ async def test_an_unknown_name_is_answered_with_where_the_known_ones_are() -> No
         find_class(await FakeBank().describe("digits"), "sevn")
     with pytest.raises(UnknownClassError, match=r"of model .* GET /classes\?model=sit@3"):
         find_class(await FakeBackend().describe("sit"), "sevn")
+
+
+async def test_a_bank_without_labels_says_that_there_is_no_class_to_name() -> None:
+    unlabelled = replace(await FakeBank().describe("digits"), classes=())
+    with pytest.raises(UnknownClassError, match=r"bank digits@1 has none, .* leave it out"):
+        find_class(unlabelled, "seven")
 
 
 @pytest.mark.parametrize("label", [10, -1, 10**30, "", "\ud800", "x" * 100_000])
