@@ -47,7 +47,10 @@ def plan(
         raise UnknownSamplerError(f"expected one of {', '.join(known)}; found {sampler!r}")
     least = 2 if isinstance(process, Transport) else 1
     if num_steps < least:
-        raise OutOfRangeError(f"expected num_steps of at least {least}, found {num_steps}")
+        message = f"expected at least {least}, found {num_steps}"
+        raise OutOfRangeError(
+            f"num_steps: {message}", errors=[{"field": "num_steps", "message": message}]
+        )
     table = known[sampler](num_steps)
     if not table.is_finite():
         raise InvalidRequestError(

@@ -154,8 +154,9 @@ def test_evaluations_per_ten_steps(process, name, evaluations) -> None:
 def test_fewest_steps_and_one_fewer(process, name) -> None:
     least = 2 if isinstance(process, Transport) else 1
     assert len(plan(name, least, process)) >= 1
-    with pytest.raises(OutOfRangeError, match=f"at least {least}, found {least - 1}"):
+    with pytest.raises(OutOfRangeError, match=f"at least {least}, found {least - 1}") as refused:
         plan(name, least - 1, process)
+    assert refused.value.errors[0]["field"] == "num_steps"
 
 
 def test_one_step_of_an_interpolant_is_one_evaluation_at_pure_noise() -> None:
