@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -219,4 +219,5 @@ class ModelInfo:
     """of label models; their ``rows`` is 0"""
     default_guidance_scale: float | None = None
     """1 is no guidance; ``None``: the model cannot be guided"""
-    aliases: tuple[str, ...] = field(default=())
+    aliases: tuple[str, ...] = ()
+    """that were asked for and lead here"""

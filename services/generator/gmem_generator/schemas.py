@@ -288,6 +288,7 @@ class ModelAnswer(Answer):
     """Of the snippets, for a model that draws from a bank."""
     default_bank: str | None
     aliases: list[str]
+    """Those that have been asked for and lead to this version."""
 
 
 class ModelsAnswer(Answer):

@@ -189,8 +189,8 @@ class EngineHost:
             ref, config = version.ref, self._loader.config(version)
         else:
             ref, config = engine.version, engine.config
-        leading = [r.selector for r, v in self._fleet.followed().items() if v == ref]
-        aliases = tuple(sorted(selector for selector in leading if is_alias(selector)))
+        followed = {r.selector for r, v in self._fleet.followed().items() if v == ref}
+        aliases = tuple(sorted(filter(is_alias, followed | {reference.selector})))
         return describe_model(ref, config, max_steps=self._settings.max_steps, aliases=aliases)
 
     def _load(self, reference: Reference, version: Version, *, move: bool = False) -> Engine:

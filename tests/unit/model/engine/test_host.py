@@ -180,7 +180,9 @@ def test_a_model_says_what_a_front_end_needs(make_host: HostMaker, store: Store)
     assert (info.default_sampler, info.default_steps, info.max_steps) == ("ab2", 4, 123)
     assert info.default_bank == "tiny@production"
     assert info.aliases == ("production",)
-    assert [model.version.name for model in host.models()] == ["other", "tiny"]
+    listed = [(model.version.name, model.aliases) for model in host.models()]
+    assert listed == [("other", ("production",)), ("tiny", ("production",))]
+    assert host.describe("other@1").aliases == ()
     assert engine_threads() == ["engine-tiny@1"]
 
 
