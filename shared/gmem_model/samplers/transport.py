@@ -89,13 +89,23 @@ def ode_grid(process: Transport, num_steps: int, *, reverse: bool = False) -> tu
     ``reverse`` goes from data to noise. ``timestep_shift`` s moves a time t to
     s t / (1 + (s - 1) t).
     """
-    first, last = interval(process)
-    if reverse:
-        first, last = last, first
+    first, last = _reverse_interval(process) if reverse else interval(process)
     grid = torch.linspace(first, last, num_steps, dtype=DTYPE)
     if process.timestep_shift > 0:
         grid = process.timestep_shift * grid / (1 + (process.timestep_shift - 1) * grid)
     return grid[:-1].double().numpy(), grid.diff().double().numpy()
+
+
+def _reverse_interval(process: Transport) -> tuple[float, float]:
+    """Return where an integration begins and ends, going from data to noise.
+
+    As published, the interval of sampling is mirrored, so the variance-preserving path begins at
+    the very data. Predicted noise diverges there, and goes back over the interval it came by.
+    """
+    first, last = interval(process)
+    if process.path == "vp" and process.prediction == "noise":
+        return last, first
+    return 1 - first, 1 - last
 
 
 def ode(process: Transport, tableau: Tableau, num_steps: int, *, reverse: bool = False) -> Plan:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gmem_model.samplers import BEFORE_FIRST, Plan, integrate, plan, samplers_of
+from gmem_model.samplers.transport import ode_grid
 from gmem_shared.errors import InvalidRequestError, OutOfRangeError, UnknownSamplerError
 from gmem_shared.model_config import EDM, Interpolant, Process, Transport
 from tests.unit.model.samplers.gaussian import GaussianData, moments
@@ -121,6 +122,21 @@ def test_reverse_leads_from_data_back_to_noise(path) -> None:
     images = integrate(plan("rk4", 40, process), data, x0)
     back = integrate(plan("rk4", 40, process, reverse=True), data, images)
     torch.testing.assert_close(back, x0, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("process", "ends"),
+    [
+        (Transport(), (1, 0)),
+        (Transport(path="gvp", prediction="score", sample_eps=0.1), (0.9, 0.1)),
+        (Transport(path="vp", sample_eps=0.1), (1, 0.1)),
+        (Transport(path="vp", prediction="noise", sample_eps=0.1), (0.9, 0)),
+    ],
+    ids=str,
+)
+def test_reverse_mirrors_the_times_unless_the_drift_diverges_at_the_data(process, ends) -> None:
+    starts, steps = ode_grid(process, 5, reverse=True)
+    assert (starts[0], starts[-1] + steps[-1]) == pytest.approx(ends, abs=1e-6)
 
 
 @pytest.mark.parametrize(
