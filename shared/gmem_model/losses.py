@@ -113,10 +113,12 @@ def lognormal_times(process: PathProcess, normal_N: Tensor) -> Tensor:
     """Return the times at which one side outweighs the other by exp(``normal_N``).
 
     The ratio of noise to data, or of data to noise where t = 1 is data, is log-normal; the middle
-    is favoured.
+    is favoured. The times are squeezed into the `training_interval`.
     """
     ratio = normal_N.exp()
-    return torch.atan(ratio) * (2 / math.pi) if process.path == "cosine" else ratio / (1 + ratio)
+    t_N = torch.atan(ratio) * (2 / math.pi) if process.path == "cosine" else ratio / (1 + ratio)
+    low, high = training_interval(process)
+    return t_N * (high - low) + low
 
 
 def training_interval(process: PathProcess) -> tuple[float, float]:

@@ -5,6 +5,7 @@ import torch
 
 from gmem_model.losses import (
     cosine_loss,
+    lognormal_times,
     projection_loss,
     regression,
     training_interval,
@@ -134,3 +135,5 @@ def test_training_stays_where_the_target_is_finite(process, expected) -> None:
     assert training_interval(process) == pytest.approx(expected)
     times = training_times(process, 1000, torch.Generator().manual_seed(0), "uniform")
     assert expected[0] <= times.min() <= times.max() <= expected[1]
+    farthest = lognormal_times(process, torch.tensor([-50.0, 50.0]))
+    assert farthest.tolist() == pytest.approx(expected)
