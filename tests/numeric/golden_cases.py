@@ -54,6 +54,7 @@ class GoldenCase:
 
     @property
     def config(self) -> dict[str, Any]:
+        """The original constructor's arguments; one that is left out has the original's default."""
         return dict(self.file["config"])
 
     @property

@@ -12,6 +12,7 @@ from gmem_model.importing.layouts import read_checkpoint
 from gmem_model.importing.model import NETWORK, Wishes, write_model
 from gmem_model.network import Network
 from tests.numeric.golden_cases import GOLDEN_DIR, GoldenCase, handles
+from tests.numeric.golden_edm2 import labels
 
 CKPT = "ckpt"
 
@@ -32,9 +33,8 @@ def imported(case: GoldenCase) -> Network:
 @torch.no_grad()
 def forward(case: GoldenCase) -> dict[str, Tensor]:
     network, given = imported(case), case.inputs
-    if "class_labels" in given:  # EDM2 knows classes as one-hot vectors
-        one_hot = given["class_labels"]
-        classes = torch.where(one_hot.any(dim=1), one_hot.argmax(dim=1), -1)
-        return {"denoised": network(given["x"], given["sigma"], classes)}
+    if "sigma" in given:
+        conditions = labels(network, given["x"], given.get("class_labels"))
+        return {"denoised": network(given["x"], given["sigma"], conditions)}
     condition = given["cond"] if "cond" in given else given["y"]
     return {"x": network(given["x"], given["t"], condition)}

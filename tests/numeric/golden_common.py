@@ -57,12 +57,12 @@ def vae_scale(case: GoldenCase) -> dict[str, Tensor]:
 
 @handles(COMMON, "latent_stats")
 def latent_stats(case: GoldenCase) -> dict[str, Tensor]:
-    latents = case.inputs["latents"]
-    scaling = LatentScaling.measure(latents, case.params["multiplier"])
+    latents, multiplier = case.inputs["latents"], case.params["multiplier"]
+    scaling = LatentScaling.measure(latents, multiplier)
     normalised = scaling.to_network(latents)
     return {
         "mean": scaling.mean,
-        "std": scaling.std,
+        "std": scaling.std * multiplier,
         "normalised": normalised,
         "denormalised": scaling.to_autoencoder(normalised),
     }

@@ -18,6 +18,7 @@ from gmem_model.edm2.layers import (
     resample,
 )
 from gmem_model.edm2.network import EDM2
+from gmem_model.network import Network
 from gmem_shared.model_config import EDM2Architecture, LabelCondition, NoCondition
 from tests.numeric.golden_cases import GoldenCase, handles
 
@@ -28,7 +29,7 @@ def architecture(config: dict[str, Any]) -> EDM2Architecture:
     renamed = {"img_resolution": "input_size", "img_channels": "in_channels"}
     ours = {renamed.get(name, name): value for name, value in config.items()}
     classes = ours.pop("label_dim")
-    del ours["use_fp16"]  # how the original computes on a GPU; the cases were computed in float32
+    ours.pop("use_fp16", None)  # only heeded on a GPU; the cases were computed in float32
     condition = LabelCondition(num_classes=classes) if classes else NoCondition()
     return EDM2Architecture(condition=condition, **ours)
 
@@ -46,20 +47,24 @@ def class_ids(one_hot: Tensor) -> Tensor:
     return ids
 
 
+def labels(edm2: Network, x: Tensor, one_hot: Tensor | None) -> Tensor:
+    """Return the conditions of the rows of ``x``; the original takes no matrix for no classes."""
+    return edm2.no_condition(len(x)) if one_hot is None else class_ids(one_hot)
+
+
 @handles(FAMILY, "model.forward")
 @torch.no_grad()
 def forward(case: GoldenCase) -> dict[str, Tensor]:
     edm2 = network(case)
     x, sigma = case.inputs["x"], case.inputs["sigma"]
-    one_hot = case.inputs.get("class_labels")
-    labels = edm2.no_condition(len(x)) if one_hot is None else class_ids(one_hot)
+    conditions = labels(edm2, x, case.inputs.get("class_labels"))
     outputs: dict[str, Tensor] = {}
 
     def keep(_part: nn.Module, _inputs: object, output: Tensor) -> None:
         outputs["F_x"] = output
 
     edm2.unet.register_forward_hook(keep)
-    outputs |= {"denoised": edm2(x, sigma, labels), "logvar": edm2.log_variance(sigma)}
+    outputs |= {"denoised": edm2(x, sigma, conditions), "logvar": edm2.log_variance(sigma)}
     return {role: outputs[role] for role in case.case["outputs"]}
 
 

@@ -1,5 +1,7 @@
 """REPA: SiT under labels with projectors."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,22 @@ from tests.numeric.golden_cases import GoldenCase, handles
 
 REPA = "repa-sit"
 
+# Defaults of the original's constructor.
+DEFAULTS: dict[str, Any] = {
+    "mlp_ratio": 4.0,
+    "qk_norm": False,
+    "num_classes": 1000,
+    "encoder_depth": 8,
+    "projector_dim": 2048,
+    "z_dims": [768],
+}
+
 
 def network(case: GoldenCase) -> SiT:
-    config = case.config
+    config = DEFAULTS | case.config
     same = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads")
     architecture = SiTArchitecture(
-        **{name: config[name] for name in (*same, "qk_norm", "encoder_depth")},
+        **{name: config[name] for name in (*same, "mlp_ratio", "qk_norm", "encoder_depth")},
         condition=LabelCondition(num_classes=config["num_classes"]),
         projector_dimension=config["projector_dim"],
         projector_outputs=config["z_dims"],

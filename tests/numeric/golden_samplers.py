@@ -49,9 +49,11 @@ def programs_guidance(params: dict[str, Any], **fixed: Any) -> Guidance:
 
 
 def transport(options: Any, **changes: Any) -> Transport:
-    path, prediction, _loss_weight, train_eps, sample_eps = (
-        options["args"] if isinstance(options, dict) else options
-    )
+    if isinstance(options, dict):
+        path, prediction, _loss_weight, train_eps, sample_eps = options["args"]
+    else:
+        path, prediction, _loss_weight, train_eps, sample_eps = options
+        sample_eps = heeded(train_eps, sample_eps)
     return Transport(
         path=path.lower(),
         prediction=prediction,
@@ -59,6 +61,11 @@ def transport(options: Any, **changes: Any) -> Transport:
         sample_eps=sample_eps,
         **changes,
     )
+
+
+def heeded(train_eps: float | None, sample_eps: float | None) -> float | None:
+    """Return SiT's sample_eps, which it ignores unless there is a train_eps, too."""
+    return None if train_eps is None else sample_eps
 
 
 # ---- SiT and GMem v2 ----
@@ -230,7 +237,7 @@ def check_interval(case: GoldenCase) -> dict[str, Tensor]:
             path=options["path"].lower(),
             prediction=options["prediction"],
             train_eps=options["train_eps"],
-            sample_eps=options["sample_eps"],
+            sample_eps=heeded(options["train_eps"], options["sample_eps"]),
             diffusion_form=FORMS.get(form, form),
             last_step_size=options["last_step_size"],
         )
@@ -267,15 +274,14 @@ def sample_repa(case: GoldenCase) -> dict[str, Tensor]:
 def sample_edm2(case: GoldenCase) -> dict[str, Tensor]:
     p = case.params
     options = Guidance(scale=p["guidance"])
-    networks = GuidedNetwork.of(
-        golden_edm2.network(case, "net"), options, golden_edm2.network(case, "gnet")
-    )
+    network, guide = (golden_edm2.network(case, name) for name in ("net", "gnet"))
+    networks = GuidedNetwork.of(network, options, guide)
     table = plan("heun", p["num_steps"], edm(p), options)
-    predict, reference = networks.predictors(golden_edm2.class_ids(case.inputs["labels"]))
+    noise = case.inputs["noise"]
+    labels = golden_edm2.labels(network, noise, case.inputs.get("labels"))
+    predict, reference = networks.predictors(labels)
     draws = iter(case.inputs.get("churn_noise", ()))
-    samples = integrate(
-        table, predict, case.inputs["noise"], lambda _k: next(draws), reference=reference
-    )
+    samples = integrate(table, predict, noise, lambda _k: next(draws), reference=reference)
     assert next(draws, None) is None, "some of the recorded noise was not asked for"
     return {"samples": samples}
 

@@ -1,5 +1,7 @@
 """SiT as published: labels, and a second half of the channels that sampling leaves out."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,15 @@ from tests.numeric.golden_cases import GoldenCase, handles
 
 SIT = "sit-original"
 
+# Defaults of the original's constructor.
+DEFAULTS: dict[str, Any] = {"mlp_ratio": 4.0, "num_classes": 1000, "learn_sigma": True}
+
 
 def network(case: GoldenCase) -> SiT:
-    config = case.config
+    config = DEFAULTS | case.config
     same = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads")
     architecture = SiTArchitecture(
-        **{name: config[name] for name in (*same, "learn_sigma")},
+        **{name: config[name] for name in (*same, "mlp_ratio", "learn_sigma")},
         condition=LabelCondition(num_classes=config["num_classes"]),
     )
     sit = SiT(architecture)

@@ -1,5 +1,7 @@
 """What the trainer minimises, draws and averages, for every family that predicts a flow."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -83,11 +85,11 @@ def transport_loss(case: GoldenCase) -> dict[str, Tensor]:
 @handles(LIGHTNINGDIT, "train.gmem_loss")
 def gmem_loss(case: GoldenCase) -> dict[str, Tensor]:
     options = case.params["transport"]
-    process, _ = transport(options["args"])
-    recipe = TrainingRecipe(
-        steps=1,
-        cosine_weight=float(options["use_cosine_loss"]),
-        projection_weight=case.params["proj_loss_weight"],
+    process, recipe = transport(options["args"])
+    # The original compares directions of velocities only.
+    cosine = options["use_cosine_loss"] and process.prediction == "velocity"
+    recipe = replace(
+        recipe, cosine_weight=float(cosine), projection_weight=case.params["proj_loss_weight"]
     )
     batch = Batch(
         *(case.inputs[role] for role in ("x1", "x0", "t", "c_raw", "dropout_mask")),

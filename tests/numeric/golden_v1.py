@@ -1,11 +1,13 @@
 """GMem v1: the conditioned SiT, its samplers and its choice of snippets."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from gmem_model.samplers import integrate, plan
-from gmem_model.sit import SiT
+from gmem_model.sit import SNIPPET_DROPOUT, SiT
 from gmem_model.snippet_selection import select_rows
 from gmem_model.transformer import Transformer
 from gmem_shared.model_config import Interpolant, SiTArchitecture, SnippetCondition
@@ -13,9 +15,18 @@ from tests.numeric.golden_cases import GoldenCase, handles
 
 SIT, SELECT = "gmem-v1-sit", "gmem-v1-select"
 
+# Defaults of the original's constructor.
+DEFAULTS: dict[str, Any] = {
+    "mlp_ratio": 4.0,
+    "qk_norm": False,
+    "encoder_depth": 8,
+    "projector_dim": 2048,
+    "z_dims": [768],
+}
+
 
 def network(case: GoldenCase) -> SiT:
-    config = case.config
+    config = DEFAULTS | case.config
     same = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads")
     architecture = SiTArchitecture(
         **{name: config[name] for name in (*same, "mlp_ratio", "qk_norm", "encoder_depth")},
@@ -37,10 +48,17 @@ def forward(case: GoldenCase) -> dict[str, Tensor]:
     if case.params.get("intermediates"):
         record(sit, len(x), outputs)
     velocity, projections = sit.forward_with_projections(
-        x, t, cond, keep=case.inputs.get("dropout_mask")
+        x, t, cond, keep=kept(case, SNIPPET_DROPOUT)
     )
     outputs |= {"x": velocity} | {f"z{k}": z for k, z in enumerate(projections)}
     return {role: outputs[role] for role in case.case["outputs"]}
+
+
+def kept(case: GoldenCase, dropout: float) -> Tensor | None:
+    """Return the mask as a network that drops this share takes it, whatever share was dropped."""
+    mask = case.inputs.get("dropout_mask")
+    scale = (1 - dropout) / (1 - case.params.get("dropout_p", dropout))
+    return None if mask is None else mask * scale
 
 
 def record(network: Transformer, rows: int, outputs: dict[str, Tensor]) -> None:

@@ -1,5 +1,7 @@
 """GMem v2: LightningDiT under snippets."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,10 +13,22 @@ from tests.numeric.golden_v1 import record
 LIGHTNINGDIT = "gmem-v2-lightningdit"
 FEATURES = 768
 
+# Defaults of the original's constructor.
+DEFAULTS: dict[str, Any] = {
+    "mlp_ratio": 4.0,
+    "learn_sigma": False,
+    "use_qknorm": False,
+    "use_swiglu": False,
+    "use_rope": False,
+    "use_rmsnorm": False,
+    "wo_shift": False,
+    "projector_dim": 2048,
+}
+
 
 def network(case: GoldenCase) -> LightningDiT:
     variant = case.params.get("variant")
-    config = case.config if variant is None else case.config[variant]
+    config = DEFAULTS | (case.config if variant is None else case.config[variant])
     prefix = case.file["state_dict_prefix"] if variant is None else f"model.{variant}."
     weights = case.weights_under(prefix)
     same = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads")
