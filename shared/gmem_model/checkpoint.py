@@ -13,7 +13,8 @@ from gmem_model.weights import WeightsFile, assign
 from gmem_shared.errors import CorruptVersionError, InvalidRequestError
 from gmem_shared.model_config import Architecture, EDM2Architecture, ModelConfig
 
-_PROJECTORS = ("projectors.", "projector.")
+PROJECTORS = ("projectors.", "projector.")
+"""How the names of projectors begin, which only training needs."""
 
 
 def save_network(path: Path, network: Network) -> None:
@@ -51,7 +52,7 @@ def load_guide(path: Path, config: ModelConfig) -> Network:
 
 def _load(path: Path, architecture: Architecture) -> Network:
     weights = WeightsFile(path)
-    if not any(name.startswith(_PROJECTORS) for name in weights):
+    if not any(name.startswith(PROJECTORS) for name in weights):
         architecture = _without_projectors(architecture)
     with torch.device("meta"):
         network = build(architecture)

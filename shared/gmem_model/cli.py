@@ -18,7 +18,7 @@ from gmem_model.importing.architectures import Unshown
 from gmem_model.importing.banks import read_bank
 from gmem_model.importing.layouts import Checkpoint, read_checkpoint
 from gmem_model.importing.model import Wishes
-from gmem_model.importing.publishing import Memory, publish_bank, publish_model
+from gmem_model.importing.publishing import Memory, check_bank, publish_bank, publish_model
 from gmem_model.presets import PRESETS
 from gmem_model.published import Family
 from gmem_shared import logs
@@ -26,7 +26,7 @@ from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import open_bank
 from gmem_shared.class_names import read_class_names
 from gmem_shared.errors import InvalidRequestError
-from gmem_shared.model_config import AutoencoderSpace, ClassName, ModelConfig
+from gmem_shared.model_config import AutoencoderSpace, ClassName, Condition, ModelConfig
 from gmem_shared.progress import progress_bar
 from gmem_shared.settings import Settings
 from gmem_shared.store import OpenVersion, Repository, Store, Version
@@ -35,7 +35,6 @@ from gmem_shared.types import Reference
 app = typer.Typer(no_args_is_help=True, help="Import, export and list models.")
 
 Model = Annotated[str, typer.Argument(help="e.g. sit-xl, sit-xl@production, sit-xl@3")]
-Existing = Annotated[Path | None, typer.Option(exists=True)]
 
 _console = Console()
 _bar = partial(progress_bar, console=Console(stderr=True))
@@ -103,6 +102,8 @@ def import_model(
     store = _store()
     memory = None
     bank_file = _bank_file(files, checkpoint)
+    if default_bank is not None and len(files) > 1:
+        raise InvalidRequestError("expected a bank's file or --default-bank, found both")
     if bank_file is not None and default_bank is None:
         banks = store.repository("banks", bank_name or name)
         memory = partial(_publish_memory, banks, bank_file, encoder, alias, message)
@@ -193,9 +194,16 @@ def _bank_file(files: list[Path], checkpoint: Checkpoint) -> Path | None:
 
 
 def _publish_memory(
-    repository: Repository, file: Path, encoder: str, alias: str | None, message: str
+    repository: Repository,
+    file: Path,
+    encoder: str,
+    alias: str | None,
+    message: str,
+    condition: Condition,
 ) -> Memory:
-    bank = publish_bank(repository, read_bank(file), encoder, _bar, message)
+    foreign = read_bank(file)
+    check_bank(foreign, condition)
+    bank = publish_bank(repository, foreign, encoder, _bar, message)
     _announce(repository, bank, alias)
     return Memory(f"{bank.name}@{alias or bank.digest}", f"{bank.name}@{bank.digest}")
 

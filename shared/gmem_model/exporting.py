@@ -50,9 +50,12 @@ def export_model(
         bank: Whose rows go into a ``v1`` file, in the order of their source ids.
 
     Raises:
-        InvalidRequestError: The model is of another family than the layout, or there is no bank.
+        InvalidRequestError: The model is of another family than the layout, there is no bank, or no
+            folder for the file.
     """
     _check_layout(opened, config, layout)
+    if path.is_dir() or not path.parent.is_dir():
+        raise InvalidRequestError(f"expected {path} to be a file in an existing folder; choose one")
     weights = load_network(opened.path(NETWORK), config).state_dict()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         content: Any = weights

@@ -1,6 +1,7 @@
 """How the published families are sampled: what a checkpoint does not say about itself.
 
 Each entry is what the authors' own sampling programs do by default or in their published commands.
+SiT's program takes its ODE by dopri5 unless asked for the SDE; only the latter has a fixed grid.
 """
 
 from __future__ import annotations

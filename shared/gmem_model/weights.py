@@ -22,7 +22,7 @@ class WeightsFile(Mapping[str, Tensor]):
     """The tensors of a safetensors file, each mapped when it is asked for.
 
     Raises:
-        CorruptVersionError: The file is no safetensors file.
+        CorruptVersionError: There is no such file, or it is no safetensors file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,7 @@ class WeightsFile(Mapping[str, Tensor]):
         try:
             with safe_open(path, "pt") as file:
                 self._names = frozenset(file.keys())
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise CorruptVersionError(
                 f"expected {path.name} to be a safetensors file, found one that does not open: "
                 f"{error}"

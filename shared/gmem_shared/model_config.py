@@ -6,11 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MAX_STEPS = 10_000
+"""Of a model's default: far more than any sampler needs, few enough to tabulate."""
+
 
 class Strict(BaseModel):
-    """Frozen, and closed to unknown members."""
+    """Frozen, and closed to unknown members and to numbers that JSON cannot tell."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class SnippetCondition(Strict):
@@ -255,7 +260,7 @@ class ModelConfig(Strict):
     classes: tuple[ClassName, ...] = ()
     """Names of the classes of a label model; without them a class is known by its id."""
     default_sampler: str
-    default_steps: int = Field(gt=0)
+    default_steps: int = Field(gt=0, le=MAX_STEPS)
 
     @model_validator(mode="after")
     def _bank_belongs_to_snippets(self) -> Self:

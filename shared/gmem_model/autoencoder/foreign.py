@@ -92,7 +92,10 @@ def _read(file: Path) -> Mapping[str, Tensor]:
 
 
 def _check_config(path: Path) -> None:
-    config = json.loads(path.read_bytes()) if path.is_file() else {}
+    try:
+        config = dict(json.loads(path.read_bytes())) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise InvalidRequestError(f"expected a JSON object in {path}: {error}") from error
     for entry, expected in _ALWAYS.items():
         if config.get(entry, expected) != expected:
             raise InvalidRequestError(
@@ -145,7 +148,7 @@ def _infer(weights: Mapping[str, Tensor], file: Path) -> AutoencoderArchitecture
             z_channels=z_channels,
             image_channels=image_channels,
         )
-    except (LookupError, ValueError) as error:
+    except (LookupError, ArithmeticError, ValueError) as error:
         raise InvalidRequestError(
             f"expected {file} to hold an autoencoder of latent diffusion, found weights that say "
             f"otherwise: {error}"
@@ -153,6 +156,6 @@ def _infer(weights: Mapping[str, Tensor], file: Path) -> AutoencoderArchitecture
 
 
 def _count(names: Mapping[str, Tensor], pattern: str) -> int:
-    """Return one more than the largest number that the pattern captures, 0 without any."""
+    """Return how many numbers the pattern captures; gaps are found by comparing all names."""
     found = (re.match(pattern, name) for name in names)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    return len({match[1] for match in found if match})

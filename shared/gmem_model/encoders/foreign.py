@@ -73,12 +73,12 @@ def _infer(weights: Mapping[str, Tensor], path: Path, head_width: int) -> dict[s
         blocks = [re.match(r"blocks\.(\d+)\.", name) for name in weights]
         return {
             "width": width,
-            "depth": 1 + max(int(found[1]) for found in blocks if found),
+            "depth": len({found[1] for found in blocks if found}),
             "num_heads": width // head_width,
             "patch_size": patch_size,
             "table_side": math.isqrt(weights["pos_embed"].shape[1] - 1),
         }
-    except (LookupError, ValueError) as error:
+    except (LookupError, ArithmeticError, ValueError) as error:
         raise InvalidRequestError(
             f"expected {path} to hold the weights of DINOv2, found others: {error}"
         ) from error

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
+from gmem_model.checkpoint import PROJECTORS
 from gmem_model.importing.layouts import Checkpoint, depth
 from gmem_model.presets import PRESETS
 from gmem_shared.errors import InvalidRequestError
@@ -21,8 +21,6 @@ from gmem_shared.model_config import (
     SiTArchitecture,
     SnippetCondition,
 )
-
-PROJECTORS = ("projectors.", "projector.")
 
 _HEADS = {
     (a.depth, a.hidden_size): a.num_heads
@@ -62,7 +60,7 @@ def infer_architecture(
         if checkpoint.family == "gmem-v2":
             return _lightningdit(weights, unshown, common)
         return _sit(checkpoint, unshown, common)
-    except (KeyError, ValidationError, ValueError) as error:
+    except (LookupError, ArithmeticError, ValueError) as error:
         raise InvalidRequestError(
             f"expected the weights of a {checkpoint.family} network, found some that cannot be: "
             f"{error!r}"
@@ -71,7 +69,10 @@ def infer_architecture(
 
 def _sizes(weights: Mapping[str, Tensor], unshown: Unshown) -> dict[str, Any]:
     width, channels, patch, _ = weights["x_embedder.proj.weight"].shape
-    grid = math.isqrt(weights["pos_embed"].shape[1])
+    _, tokens, embedded = weights["pos_embed"].shape
+    if embedded != width:
+        raise ValueError(f"tokens of {width} entries with positions of {embedded}")
+    grid = math.isqrt(tokens)
     outputs = weights["final_layer.linear.bias"].numel()
     return {
         "input_size": grid * patch,

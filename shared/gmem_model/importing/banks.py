@@ -21,7 +21,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gmem_model.importing.layouts import HARMLESS
-from gmem_model.importing.torch_file import read_torch_file
+from gmem_model.importing.torch_file import plain_tensor, read_torch_file
 from gmem_model.memory import CompressedBank
 from gmem_shared.bank_rows import FileRows, Rows
 from gmem_shared.errors import InvalidRequestError
@@ -103,6 +103,7 @@ def read_bank(path: Path, frequencies: Path | None = None) -> ForeignBank:
 
 def _rows(path: Path, member: str | None, tensor: Tensor) -> Rows:
     """Describe where the rows lie; what cannot be read in place is mapped or converted."""
+    tensor = plain_tensor(tensor, member or "the bank", path)
     if tensor.ndim != 2 or not tensor.is_floating_point():
         raise InvalidRequestError(
             f"expected snippets as a matrix (n, d) of floating-point numbers in {path}, found "
@@ -138,10 +139,11 @@ def _counts(values: Any, path: Path) -> NDArray[np.int64]:
     """Accept what anyone might have saved counts as: list, tuple, array or tensor."""
     try:
         counts = np.asarray(values)
-        whole = counts.astype(np.int64)
+        with np.errstate(invalid="ignore"):  # what is no number is unlike its integer
+            whole = counts.astype(np.int64)
         if counts.ndim != 1 or counts.dtype.kind not in "iuf" or (whole != counts).any():
             raise ValueError(f"{counts.dtype} {counts.shape}")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InvalidRequestError(
             f"expected the frequencies in {path} to be one whole number per snippet: {error}"
         ) from error
@@ -149,12 +151,11 @@ def _counts(values: Any, path: Path) -> NDArray[np.int64]:
 
 
 def _compressed(path: Path, content: Mapping[str, Any]) -> CompressedBank:
-    try:
-        c, m, s, mean = (content[name].float().numpy() for name in ("C", "M", "S", "mean"))
-        sizes_fit = c.shape[1:] == s.shape and m.shape == (*mean.shape, *s.shape)
-    except (AttributeError, IndexError, TypeError) as error:
-        raise InvalidRequestError(f"expected tensors C, M, S and mean in {path}") from error
-    if not sizes_fit:
+    c, m, s, mean = (
+        plain_tensor(content[name], name, path).float().numpy() for name in ("C", "M", "S", "mean")
+    )
+    fitting = (c.ndim, s.ndim, mean.ndim) == (2, 1, 1) and m.shape == (len(mean), len(s))
+    if not fitting or c.shape[1] != len(s):
         raise InvalidRequestError(
             f"expected C (n, k), M (d, k), S (k,) and mean (d,) in {path}, found "
             f"{c.shape}, {m.shape}, {s.shape} and {mean.shape}"

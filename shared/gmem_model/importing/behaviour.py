@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from gmem_model.importing.layouts import Checkpoint
 from gmem_model.published import PUBLISHED, Behaviour
 from gmem_shared.errors import InvalidRequestError
-from gmem_shared.model_config import Process
+from gmem_shared.model_config import Guidance, Process
 
 _SAMPLERS = {
     ("ODE", "euler"): "euler",
@@ -51,7 +49,7 @@ def behaviour_of(checkpoint: Checkpoint) -> Behaviour:
         if checkpoint.family == "gmem-v2":
             return _of_config(published, options)
         return replace(published, process=_process(published.process, options))
-    except (ValidationError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InvalidRequestError(
             f"expected the options of a {checkpoint.family} training run, found some not known "
             f"here: {error}"
@@ -65,9 +63,17 @@ def _of_config(published: Behaviour, config: Mapping[str, Any]) -> Behaviour:
     return replace(
         published,
         process=_process(published.process, config.get("transport", {}), shown),
+        guidance=_guidance(published.guidance or Guidance(), sample),
         sampler=_SAMPLERS.get(method, published.sampler),
         steps=int(sample.get("num_sampling_steps", published.steps)),
     )
+
+
+def _guidance(guidance: Guidance, sample: Mapping[str, Any]) -> Guidance:
+    """Return the guidance of GMem v2's configuration, where a scale below 1 means none, too."""
+    scale = max(float(sample.get("cfg_scale", guidance.scale)), 1.0)
+    low = sample.get("cfg_interval_start", guidance.low)
+    return Guidance.model_validate(guidance.model_dump() | {"scale": scale, "low": low})
 
 
 def _process(
@@ -78,7 +84,7 @@ def _process(
     changes = {
         name: _ours(value) if isinstance(value, str) else value
         for name, value in {**named, **(sampling or {})}.items()
-        if value is not None and name in type(process).model_fields
+        if name in type(process).model_fields
     }
     return type(process).model_validate(process.model_dump() | changes)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
-from gmem_model.importing.torch_file import read_torch_file
+from gmem_model.importing.torch_file import plain_tensor, read_torch_file
 from gmem_model.latents import LatentScaling
 from gmem_shared.errors import InvalidRequestError
 
@@ -25,7 +23,11 @@ def read_latent_statistics(path: Path, multiplier: float = 1.0) -> LatentScaling
     values = read_torch_file(path)
     if not isinstance(values, Mapping) or not {"mean", "std"} <= values.keys():
         raise InvalidRequestError(f"expected mean and std in {path}, found none")
-    mean, std = values["mean"], values["std"]
-    if not (isinstance(mean, Tensor) and isinstance(std, Tensor) and mean.shape == std.shape):
+    mean, std = (plain_tensor(values[name], name, path).float() for name in ("mean", "std"))
+    if mean.shape != std.shape:
         raise InvalidRequestError(f"expected mean and std of the same shape in {path}")
-    return LatentScaling(mean.float().view(1, -1, 1, 1), std.float().view(1, -1, 1, 1) / multiplier)
+    if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+        raise InvalidRequestError(
+            f"expected finite mean and std in {path}, the latter above 0, found others"
+        )
+    return LatentScaling(mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1) / multiplier)

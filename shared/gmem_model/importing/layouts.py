@@ -86,7 +86,10 @@ def read_checkpoint(path: Path, family: Family | None = None) -> Checkpoint:
     Raises:
         InvalidRequestError: The file has another layout, or holds objects that could run code.
     """
-    if path.suffix == ".pkl":
+    is_snapshot = path.suffix == ".pkl"
+    if family is not None and is_snapshot != (family == "edm2"):
+        raise InvalidRequestError(f"expected EDM2, and only it, as .pkl; found {family} in {path}")
+    if is_snapshot:
         snapshot = read_edm2(path)
         return Checkpoint(
             "edm2",
@@ -152,7 +155,8 @@ def _without_legacy_names(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor]
         if not name.startswith(_LEGACY):
             return name
         number, _, rest = name.removeprefix(_LEGACY).partition(".")
-        return f"blocks.{first + int(number)}.{rest}"
+        # What has no number stays as it is and is found to be no weight of the network.
+        return f"blocks.{first + int(number)}.{rest}" if number.isdecimal() else name
 
     return {rename(name): tensor for name, tensor in weights.items()}, first
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gmem_model.autoencoder import import_autoencoder
 from gmem_model.autoencoder.storage import WEIGHTS_FILE as AUTOENCODER
-from gmem_model.importing.architectures import PROJECTORS, Unshown, infer_architecture
+from gmem_model.checkpoint import PROJECTORS
+from gmem_model.importing.architectures import Unshown, infer_architecture
 from gmem_model.importing.behaviour import behaviour_of
 from gmem_model.importing.latent_statistics import read_latent_statistics
 from gmem_model.importing.layouts import Checkpoint
@@ -31,6 +32,7 @@ from gmem_shared.model_config import (
     Guidance,
     LatentSpace,
     ModelConfig,
+    NoCondition,
     PixelSpace,
 )
 from gmem_shared.tensor_file import Streamed, write_tensors
@@ -85,18 +87,31 @@ def write_model(
     write_network(folder / NETWORK, checkpoint, architecture, progress)
     guide = None
     if wishes.guide is not None:
-        if wishes.guide.family != "edm2":
-            raise InvalidRequestError(
-                f"expected a network snapshot of EDM2 as --guide, found {wishes.guide.family}"
-            )
         files[GUIDE] = folder / GUIDE
-        guide = infer_architecture(wishes.guide, Unshown(), projectors=False)
+        guide = _guide(wishes.guide, architecture)
         write_network(folder / GUIDE, wishes.guide, guide, progress)
     space = _latent_space(folder, checkpoint, architecture, wishes, files)
     config = _config(checkpoint, architecture, guide, space, wishes)
     plan(config.default_sampler, config.default_steps, config.process)  # there must be one
     files[CONFIG] = config.model_dump_json(indent=2).encode()
     return files, config
+
+
+def _guide(checkpoint: Checkpoint, guided: Architecture) -> EDM2Architecture:
+    """Return the architecture of the second network, which must work beside the guided one."""
+    guide = checkpoint.architecture
+    if not (isinstance(guide, EDM2Architecture) and isinstance(guided, EDM2Architecture)):
+        raise InvalidRequestError(
+            f"expected --guide with two network snapshots of EDM2, found it for a network of "
+            f"family {guided.family} and from one of {checkpoint.family}"
+        )
+    same_latent = guide.input_size == guided.input_size and guide.in_channels == guided.in_channels
+    if not same_latent or guide.condition not in (guided.condition, NoCondition()):
+        raise InvalidRequestError(
+            f"expected a guide for the latents of the guided network and for its classes or none; "
+            f"found {guide!r} beside {guided!r}"
+        )
+    return guide
 
 
 def write_network(
@@ -121,7 +136,7 @@ def write_network(
             f"expected the weights of a {checkpoint.family} network with {architecture!r}; "
             f"{different}"
         )
-    write_tensors(path, {name: _streamed(tensor, progress) for name, tensor in kept.items()})
+    write_tensors(path, {name: _streamed(name, tensor, progress) for name, tensor in kept.items()})
 
 
 def _served(weights: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
@@ -131,12 +146,15 @@ def _served(weights: Mapping[str, Tensor], architecture: Architecture) -> dict[s
     return {name: w for name, w in weights.items() if not name.startswith(PROJECTORS)}
 
 
-def _streamed(tensor: Tensor, progress: Progress) -> Streamed:
+def _streamed(name: str, tensor: Tensor, progress: Progress) -> Streamed:
     half = tensor.dtype == torch.float16
     dtype = torch.float16 if half else torch.float32
 
     def chunks() -> Iterator[NDArray[Any]]:
-        yield tensor.detach().to(dtype).contiguous().numpy()
+        values = tensor.detach().to(dtype).contiguous()
+        if not values.isfinite().all():
+            raise InvalidRequestError(f"expected finite weights, found NaN or infinity in {name}")
+        yield values.numpy()
         progress(tensor.numel() * dtype.itemsize)
 
     return Streamed(np.dtype(np.float16 if half else np.float32), tuple(tensor.shape), chunks())
@@ -168,7 +186,7 @@ def _latent_space(
     sizes, weights = import_autoencoder(wishes.autoencoder)
     files[AUTOENCODER] = folder / AUTOENCODER
     write_tensors(
-        folder / AUTOENCODER, {n: _streamed(w, lambda size: None) for n, w in weights.items()}
+        folder / AUTOENCODER, {n: _streamed(n, w, lambda size: None) for n, w in weights.items()}
     )
     return latent_space(name, autoencoder=sizes, scaling=scaling)
 
@@ -207,4 +225,4 @@ def _guidance(
         return published
     if published is None:
         raise InvalidRequestError("expected no --guidance-scale: this network cannot be guided")
-    return published.model_copy(update={"scale": wishes.guidance_scale})
+    return Guidance.model_validate(published.model_dump() | {"scale": wishes.guidance_scale})

@@ -14,6 +14,8 @@ from gmem_model.importing.banks import ForeignBank
 from gmem_model.importing.layouts import Checkpoint
 from gmem_model.importing.model import CONFIG, Wishes, write_model
 from gmem_shared.bank_format import write_bank
+from gmem_shared.errors import InvalidRequestError
+from gmem_shared.model_config import Condition, SnippetCondition
 from gmem_shared.store import Repository, Version
 
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -25,6 +27,16 @@ class Memory(NamedTuple):
 
     default_bank: str
     training_bank: str
+
+
+def check_bank(bank: ForeignBank, condition: Condition) -> None:
+    """Raise `InvalidRequestError` unless a network of this condition takes a bank's snippets."""
+    width = bank.vectors.shape[1]
+    if not (isinstance(condition, SnippetCondition) and condition.dimension == width):
+        raise InvalidRequestError(
+            f"expected the bank of a network whose condition is {condition!r}, found snippets of "
+            f"width {width}"
+        )
 
 
 def publish_bank(
@@ -60,7 +72,7 @@ def publish_model(
     wishes: Wishes,
     bar: ProgressBar,
     message: str,
-    memory: Callable[[], Memory] | None = None,
+    memory: Callable[[Condition], Memory] | None = None,
 ) -> Version:
     """Publish a checkpoint.
 
@@ -70,7 +82,8 @@ def publish_model(
         wishes: What the checkpoint does not say.
         bar: Shows the progress.
         message: For the log of versions.
-        memory: Publishes the bank that belongs to the network; asked once all else is sound.
+        memory: Publishes the bank that belongs to a network of this condition; asked once all else
+            is sound.
 
     Raises:
         InvalidRequestError: Checkpoint, wishes and further files do not make a model.
@@ -80,7 +93,7 @@ def publish_model(
         with bar("network", size) as progress:
             files, config = write_model(Path(folder), checkpoint, wishes, progress)
         if memory is not None:
-            config = config.model_copy(update=memory()._asdict())
+            config = config.model_copy(update=memory(config.architecture.condition)._asdict())
             files[CONFIG] = config.model_dump_json(indent=2).encode()
         origin = {"family": checkpoint.family, "container": checkpoint.container}
         return repository.publish(files, metadata={"origin": origin}, message=message)

@@ -44,7 +44,7 @@ def read_torch_file(
                 path, map_location="cpu", weights_only=True, mmap=mappable
             )
     except Exception as error:  # a malformed or hostile pickle may fail in any way
-        raise InvalidRequestError(_refusal(path, str(error))) from error
+        raise InvalidRequestError(_refusal(path, str(error) or type(error).__name__)) from error
 
 
 def read_torch_storage(data: bytes, source: Path) -> Tensor:
@@ -59,7 +59,7 @@ def read_torch_storage(data: bytes, source: Path) -> Tensor:
             io.BytesIO(data), map_location="cpu", weights_only=True
         )
     except Exception as error:  # a malformed or hostile pickle may fail in any way
-        raise InvalidRequestError(_refusal(source, str(error))) from error
+        raise InvalidRequestError(_refusal(source, str(error) or type(error).__name__)) from error
     if not isinstance(storage, torch.storage.TypedStorage):
         raise InvalidRequestError(
             f"expected the values of a tensor in {source}, found a {type(storage).__name__}"
@@ -71,19 +71,36 @@ def state_dict(values: object, source: Path) -> dict[str, Tensor]:
     """Return ``values`` as the state dict it must be.
 
     Raises:
-        InvalidRequestError: It does not map names to tensors.
+        InvalidRequestError: It does not map names to tensors, see `plain_tensor`.
     """
     if not isinstance(values, Mapping) or not values:
         raise InvalidRequestError(
             f"expected weights by their names in {source}, found {type(values).__name__}"
         )
-    for name, value in values.items():
-        if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise InvalidRequestError(
-                f"expected every entry of {source} to be a tensor under a name, found "
-                f"{type(value).__name__} under {name!r}"
-            )
-    return dict(values)
+    other = next((name for name in values if not isinstance(name, str)), None)
+    if other is not None:
+        raise InvalidRequestError(f"expected names as keys in {source}, found {other!r}")
+    return {name: plain_tensor(value, name, source) for name, value in values.items()}
+
+
+def plain_tensor(value: object, name: str, source: Path) -> Tensor:
+    """Return ``value`` as the tensor it must be, without gradient: numbers that lie in the file.
+
+    A file may also describe tensors without values, or repeat a few values until they fill any
+    memory.
+
+    Raises:
+        InvalidRequestError: It is something else. ``name`` says where in ``source`` it is.
+    """
+    if not isinstance(value, Tensor):
+        found = type(value).__name__
+    elif value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
+        found = f"a tensor of another kind ({value.layout}, {value.dtype}, {value.device})"
+    elif value.nbytes > value.untyped_storage().nbytes():
+        found = f"shape {tuple(value.shape)} on {value.untyped_storage().nbytes()} bytes"
+    else:
+        return value.detach()
+    raise InvalidRequestError(f"expected {name!r} in {source} to be a tensor, found {found}")
 
 
 def _refusal(path: Path, reason: str) -> str:
@@ -96,7 +113,7 @@ def _refusal(path: Path, reason: str) -> str:
             "safetensors, on a machine that may trust the file"
         )
     # Around its reason torch advises to load the file without restriction: never repeat that.
-    told = re.search(r"WeightsUnpickler error: (.*)", reason)
+    told = re.search(r"WeightsUnpickler error:\s*(.*)", reason)
     first_line = told[1] if told else reason.strip().partition("\n")[0]
     return f"{path} is refused: expected a file written by torch.save, found: {first_line}"
 

@@ -122,6 +122,9 @@ def test_a_layout_of_another_family_is_refused(store, tmp_path) -> None:
     with pytest.raises(InvalidRequestError, match="expected layout sit or ema"):
         run("export", "m@1", tmp_path / "out.pt", "--layout", "v1")
     run("export", "m@1", tmp_path / "out.pt", "--layout", "ema")
+    for nowhere in (tmp_path, tmp_path / "missing" / "out.pt"):
+        with pytest.raises(InvalidRequestError, match="file in an existing folder"):
+            run("export", "m@1", nowhere, "--layout", "ema")
     assert read_checkpoint(tmp_path / "out.pt").container == "training"
 
 
@@ -140,6 +143,14 @@ def test_edm2_is_imported_with_its_guide_and_not_exported(store, tmp_path) -> No
     assert loaded.architecture == guide.architecture
     with pytest.raises(InvalidRequestError, match="program code"):
         run("export", "m@1", tmp_path / "out.pkl", "--layout", "ema")
+
+
+@pytest.mark.parametrize("changes", [{"num_classes": 7}, {"input_size": 16}])
+def test_a_guide_must_fit_the_guided_network(store, tmp_path, changes) -> None:
+    edm2.write(tmp_path / "main.pkl", edm2.snapshot(edm2.network()))
+    edm2.write(tmp_path / "guide.pkl", edm2.snapshot(edm2.network(**changes)))
+    with pytest.raises(InvalidRequestError, match="expected a guide for"):
+        run("import", tmp_path / "main.pkl", "--name", "m", "--guide", tmp_path / "guide.pkl")
 
 
 def test_autoencoder_and_class_names_make_a_model_complete(store, tmp_path) -> None:
@@ -183,10 +194,14 @@ def test_gmem_v2_needs_the_statistics_of_its_latents(store, tmp_path) -> None:
     [
         ((), "--num-heads"),
         ((*HEADS, "--guidance-scale", "2"), "cannot be guided"),
-        ((*HEADS, "--guide", "gmem.pth"), "snapshot of EDM2"),
+        ((*HEADS, "--guide", "gmem.pth"), "snapshots of EDM2"),
         ((*HEADS, "--autoencoder", "bank.pth"), "bank.pth"),
         ((*HEADS, "--classes", "gmem.pth"), "gmem.pth"),
         (("bank.pth", "bank.pth", *HEADS), "at most one bank, found 3 files"),
+        (("bank.pth", *HEADS, "--default-bank", "b"), "found both"),
+        (("narrow.pth", *HEADS), "found snippets of width 3"),
+        ((*HEADS, "--family", "edm2"), "expected EDM2, and only it, as .pkl"),
+        ((*HEADS, "--steps", "1000000000"), "default_steps"),
     ],
 )
 def test_what_makes_no_model_is_refused_and_nothing_is_published(
@@ -195,8 +210,30 @@ def test_what_makes_no_model_is_refused_and_nothing_is_published(
     monkeypatch.chdir(tmp_path)
     checkpoints.save(Path("gmem.pth"), "gmem-v1", "one-file")
     torch.save(checkpoints.memory()["memorybank"], "bank.pth")
+    torch.save(torch.ones(5, 3), "narrow.pth")
     with pytest.raises(InvalidRequestError, match=message):
         run("import", "gmem.pth", *options, "--name", "m")
+    assert not store.names("models")
+    assert not store.names("banks")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("bank.pth",), "found snippets of width"),
+        (("--guide", "guide.pkl"), "two network snapshots of EDM2"),
+        (("--guidance-scale", "inf"), "finite"),
+    ],
+)
+def test_a_label_model_takes_neither_bank_nor_guide(
+    store, tmp_path, monkeypatch, options, message
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoints.save(Path("sit.pt"), "sit")
+    torch.save(checkpoints.memory()["memorybank"], "bank.pth")
+    edm2.write(Path("guide.pkl"), edm2.snapshot(edm2.network()))
+    with pytest.raises(InvalidRequestError, match=message):
+        run("import", "sit.pt", *options, "--name", "m", *HEADS)
     assert not store.names("models")
     assert not store.names("banks")
 

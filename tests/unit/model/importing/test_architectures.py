@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from gmem_model.importing.architectures import Unshown, infer_architecture
 from gmem_model.importing.layouts import Checkpoint
@@ -84,6 +85,23 @@ def test_weights_of_no_network_are_refused(missing) -> None:
     del weights[missing]
     with pytest.raises(InvalidRequestError, match=missing):
         infer_architecture(Checkpoint("sit", "state-dict", weights), UNSHOWN, projectors=False)
+
+
+@pytest.mark.parametrize(
+    ("unshown", "changes"),
+    [
+        (UNSHOWN, {"pos_embed": torch.zeros(4)}),
+        (UNSHOWN, {"pos_embed": torch.zeros(1, 1 << 20, 1)}),
+        (UNSHOWN, {"x_embedder.proj.weight": torch.zeros(0, 4, 2, 2)}),
+        (UNSHOWN, {"y_embedder.embedding_table.weight": torch.zeros(())}),
+        (Unshown(), {"blocks.0.attn.q_norm.weight": torch.zeros(())}),
+        (Unshown(), {"blocks.0.attn.q_norm.weight": torch.zeros(0)}),
+    ],
+)
+def test_weights_of_impossible_shapes_are_refused(unshown, changes) -> None:
+    weights = checkpoints.weights(ARCHITECTURES["sit"]) | changes
+    with pytest.raises(InvalidRequestError, match="found some that cannot be"):
+        infer_architecture(Checkpoint("sit", "state-dict", weights), unshown, projectors=False)
 
 
 def test_snippets_may_have_any_width() -> None:

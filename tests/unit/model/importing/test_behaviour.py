@@ -41,12 +41,16 @@ def test_configuration_of_gmem_v2_counts() -> None:
             "sampling_method": "euler",
             "timestep_shift": 0.5,
             "num_sampling_steps": 20,
-            "cfg_scale": 1,
+            "last_step": None,
+            "cfg_scale": 7.75,
+            "cfg_interval_start": 0.5,
         },
     )
     assert (found.sampler, found.steps) == ("euler", 20)
     assert found.process.timestep_shift == 0.5
     assert found.process.diffusion_form == "linear"
+    assert found.process.last_step is None
+    assert (found.guidance.scale, found.guidance.low) == (7.75, 0.5)
 
 
 def test_diffusion_that_the_original_misspells_is_known() -> None:
@@ -60,6 +64,10 @@ def test_diffusion_that_the_original_misspells_is_known() -> None:
         ("sit", {"path_type": "spiral"}),
         ("gmem-v2", {"transport": {"prediction": "weather"}}),
         ("gmem-v2", {"sample": [1]}),
+        ("gmem-v2", {"sample": {"num_sampling_steps": "many"}}),
+        ("gmem-v2", {"sample": {"cfg_scale": "strong"}}),
+        ("gmem-v2", {"sample": {"last_step_size": float("nan")}}),
+        ("gmem-v2", {"transport": None}),
     ],
 )
 def test_options_that_are_not_known_are_refused(family, options) -> None:

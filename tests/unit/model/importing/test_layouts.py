@@ -67,6 +67,13 @@ def test_former_names_of_repa_are_counted_on(file) -> None:
     assert found.encoder_depth == 1
 
 
+def test_a_former_name_without_a_number_is_kept(file) -> None:
+    torch.save(
+        checkpoints.weights(ARCHITECTURES["repa"]) | {"decoder_blocks.x": torch.ones(1)}, file
+    )
+    assert "decoder_blocks.x" in read_checkpoint(file).weights
+
+
 def test_options_of_the_training_program_are_kept(file) -> None:
     checkpoints.save(file, "repa", "training", args=checkpoints.options(encoder_depth=2), steps=5)
     found = read_checkpoint(file)
@@ -84,7 +91,7 @@ def test_family_can_be_said_where_names_cannot_tell(file) -> None:
     [
         (torch.zeros(3, 4), "found a memory bank"),
         ({"C": 1, "M": 2, "S": 3, "mean": 4}, "found a memory bank"),
-        ({"ema": {"stds": [0.1], "emas": []}}, "expected every entry"),
+        ({"ema": {"stds": [0.1], "emas": []}}, "to be a tensor, found list"),
         ({"state": {}, "net": {}, "loss_fn": {}}, "found the keys state, net, loss_fn"),
         ({"ema": {"unet.weight": torch.zeros(1)}}, "found the keys unet.weight"),
         ([1, 2, 3], "found a list"),

@@ -53,6 +53,11 @@ def test_progress_tells_every_byte(tmp_path: Path) -> None:
         ({"blocks.0.extra": torch.zeros(1)}, "unexpected: blocks.0.extra"),
         ({"t_embedder.mlp.2.bias": torch.zeros(5)}, r"t_embedder.mlp.2.bias \(expected \(32,\)"),
         ({"t_embedder.mlp.2.bias": torch.zeros(32, dtype=torch.int32)}, "of another type"),
+        ({"t_embedder.mlp.2.bias": torch.full((32,), torch.nan)}, "NaN or infinity in t_embedder"),
+        (
+            {"t_embedder.mlp.2.bias": torch.full((32,), 1e300, dtype=torch.float64)},
+            "NaN or infinity",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path: Path, changes: dict, message: str) -> None:

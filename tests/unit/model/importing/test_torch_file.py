@@ -79,3 +79,18 @@ def test_a_truncated_file_is_refused(file) -> None:
 def test_a_state_dict_has_tensors_under_names(values, file) -> None:
     with pytest.raises(InvalidRequestError, match="expected"):
         state_dict(values, file)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(1 << 40),
+        torch.zeros(4, device="meta"),
+        torch.zeros(4).to_sparse(),
+    ],
+    ids=["larger-than-its-file", "without-values", "sparse"],
+)
+def test_a_tensor_has_all_its_numbers_in_the_file(tensor, file) -> None:
+    torch.save({"a": tensor}, file)
+    with pytest.raises(InvalidRequestError, match="'a' in"):
+        state_dict(read_torch_file(file), file)
