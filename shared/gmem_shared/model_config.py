@@ -85,29 +85,34 @@ class LightningDiTArchitecture(TransformerArchitecture):
     """The block after which the projector reads (1-based)."""
 
 
+Factor = Annotated[int, Field(gt=0, le=64)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class EDM2Architecture(Strict):
     """EDM2's magnitude-preserving U-Net and its preconditioning; names follow the published code.
 
     ``input_size`` and ``in_channels`` are the original's ``img_resolution`` and ``img_channels``.
+    The sizes are bounded because a foreign file states them, whatever weights it holds.
     """
 
     family: Literal["edm2"] = "edm2"
     input_size: int = Field(gt=0)
     in_channels: int = Field(gt=0)
     condition: LabelCondition | NoCondition = Field(discriminator="kind")
-    model_channels: int = Field(default=192, gt=0)
-    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
-    channel_mult_noise: int | None = None
-    channel_mult_emb: int | None = None
-    num_blocks: int = Field(default=3, gt=0)
+    model_channels: int = Field(default=192, gt=0, le=65536)
+    channel_mult: tuple[Factor, ...] = Field(default=(1, 2, 3, 4), min_length=1, max_length=16)
+    channel_mult_noise: Factor | None = None
+    channel_mult_emb: Factor | None = None
+    num_blocks: Factor = 3
     attn_resolutions: tuple[int, ...] = (16, 8)
-    label_balance: float = 0.5
-    concat_balance: float = 0.5
+    label_balance: Share = 0.5
+    concat_balance: Share = 0.5
     channels_per_head: int = Field(default=64, gt=0)
-    dropout: float = 0.0
-    res_balance: float = 0.3
-    attn_balance: float = 0.3
-    clip_act: float | None = 256
+    dropout: Share = 0.0
+    res_balance: Share = 0.3
+    attn_balance: Share = 0.3
+    clip_act: float | None = Field(default=256, gt=0)
     sigma_data: float = Field(default=0.5, gt=0)
     logvar_channels: int = Field(default=128, gt=0)
 

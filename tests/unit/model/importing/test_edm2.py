@@ -100,6 +100,18 @@ def unknown_option(content):
     state(content)["_init_kwargs"]["temperature"] = 2
 
 
+def endless_blocks(content):
+    state(content)["_init_kwargs"]["num_blocks"] = 10**9
+
+
+def no_levels(content):
+    state(content)["_init_kwargs"]["channel_mult"] = ()
+
+
+def negative_width(content):
+    state(content)["_init_kwargs"]["channel_mult_emb"] = -3
+
+
 def missing_option(content):
     del state(content)["_init_kwargs"]["img_resolution"]
 
@@ -154,6 +166,9 @@ def one_storage_many_times(content):
         (plain_network, "'ema'"),
         (unknown_encoder, "StandardRGBEncoder, StabilityVAEEncoder, found MyEncoder"),
         (unknown_option, "temperature"),
+        (endless_blocks, "num_blocks"),
+        (no_levels, "channel_mult"),
+        (negative_width, "channel_mult_emb"),
         (missing_option, "input_size"),
         (other_filter, "resample_filter"),
         (options_of_another_type, "the options"),
