@@ -65,7 +65,8 @@ def rotary_table(head_width: int, grid: int) -> tuple[Tensor, Tensor]:
     serves two adjacent entries.
     """
     half = head_width // 2
-    frequencies = MAX_PERIOD ** -(torch.arange(0, half, 2, dtype=torch.float32) / half)
+    # In this order the roundings, and so the tables, are those of the published checkpoints.
+    frequencies = 1 / MAX_PERIOD ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
     angles = torch.outer(torch.arange(grid, dtype=torch.float32), frequencies)
     angles = angles.repeat_interleave(2, dim=1)
     by_row = angles[:, None, :].expand(grid, grid, half)
