@@ -48,7 +48,7 @@ def running(command: str, folder: Path, environment: dict[str, str]) -> Iterator
     output = folder / "serve.log"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            ["bash", "-c", f"exec env {command}"], cwd=folder, env=environment,
+            ["bash", "-c", f"exec {command}"], cwd=folder, env=environment,
             stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gmem_trainer.presets import Preset
     from gmem_trainer.run import Outcome, Run
 
-app = typer.Typer(help="Embed, build, train, evaluate and publish.")
+app = typer.Typer(add_completion=False, help="Embed, build, train, evaluate and publish.")
 
 FOLDER_PRESET = "folder-small"
 

@@ -53,7 +53,8 @@ class Gaussian:
         cross = np.sqrt(np.maximum(np.linalg.eigvalsh(product), 0)).sum()
         mean_term = np.square(self.mean - other.mean).sum()
         traces = np.trace(self.covariance) + np.trace(other.covariance)
-        return float(mean_term + traces - 2 * cross)
+        # Rounding may leave a distance of nothing a little below zero.
+        return max(0.0, float(mean_term + traces - 2 * cross))
 
 
 def frechet_distance(a: Vectors, b: Vectors) -> float:

@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-app = typer.Typer(help="Compare SiT, REPA and GMem at equal size on handwritten digits.")
+app = typer.Typer(
+    add_completion=False, help="Compare SiT, REPA and GMem at equal size on handwritten digits."
+)
 
 _console = Console()
 

@@ -15,7 +15,9 @@ from gmem_shared.settings import Settings
 from gmem_shared.store import Store
 from gmem_trainer.sampling.job import SnippetRule
 
-app = typer.Typer(help="Make many images: resumable, on many processes and machines.")
+app = typer.Typer(
+    add_completion=False, help="Make many images: resumable, on many processes and machines."
+)
 
 _console = Console()
 

@@ -18,7 +18,7 @@ from gmem_shared.settings import Settings
 if TYPE_CHECKING:
     from gmem_trainer.scores.scores import Scores
 
-app = typer.Typer(help="Measure a set of images against real ones.")
+app = typer.Typer(add_completion=False, help="Measure a set of images against real ones.")
 
 _console = Console()
 
