@@ -18,7 +18,7 @@ TOKEN_FEATURES = 32
 """Channels of the encoder's last convolution, which REPA aligns tokens with."""
 
 RECIPE = TrainingRecipe(
-    steps=1600,
+    steps=800,
     batch_size=128,
     learning_rate=3e-3,
     betas=(0.9, 0.99),

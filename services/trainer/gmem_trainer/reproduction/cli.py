@@ -26,7 +26,7 @@ def reproduce(
         "docs/reproduction"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="runs of each arm")] = 3,
-    steps: Annotated[int, typer.Option(min=75, help="length of each run")] = 1600,
+    steps: Annotated[int, typer.Option(min=75, help="length of each run")] = 800,
     processes: Annotated[int, typer.Option(min=1, help="runs at a time, one core each")] = (
         os.cpu_count() or 1
     ),
@@ -43,6 +43,6 @@ def reproduce(
     with Progress(*columns, console=Console(stderr=True)) as progress, workers as pool:
         task = progress.add_task("runs", total=protocol.runs)
         outcome = study(protocol, pool, lambda: progress.advance(task))
-    write_report(out, outcome.arms, describe(protocol, outcome))
-    _console.print(Markdown(markdown(outcome.arms)))
+    write_report(out, outcome.arms, outcome.reference, describe(protocol, outcome))
+    _console.print(Markdown(markdown(outcome.arms, outcome.reference)))
     _console.print(f"wrote {out / 'digits.md'}, {out / 'digits.png'} and {out / 'digits.json'}")

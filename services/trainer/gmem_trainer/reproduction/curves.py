@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
+from typing import Literal
 
 from gmem_trainer.evaluation import Figures
+
+Quality = Literal["frechet_features", "frechet_pixels"]
+"""The distance that says how good images are; less is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +71,14 @@ class Spread:
         return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def cost(curve: Curve, level: float) -> Cost | None:
-    """Return what it took until the Fréchet distance first fell to ``level``; ``None`` if never.
+def cost(curve: Curve, level: float, quality: Quality = "frechet_features") -> Cost | None:
+    """Return what it took until a distance first fell to ``level``; ``None`` if never.
 
     Between two looks the logarithm of the distance is taken to fall in proportion to the logarithm
     of the step, as learning curves do.
     """
     for before, after in pairwise(curve.points):
-        high, low = before.figures.frechet_features, after.figures.frechet_features
+        high, low = (float(getattr(look.figures, quality)) for look in (before, after))
         if high > level >= low:
             share = math.log(high / level) / math.log(high / low)
             steps = before.step * (after.step / before.step) ** share
@@ -92,9 +96,19 @@ class Gain:
     seconds: Spread
 
 
-def gain(dear: Sequence[Curve], cheap: Sequence[Curve], level: float) -> Gain | None:
+def gain(
+    dear: Sequence[Curve],
+    cheap: Sequence[Curve],
+    level: float,
+    quality: Quality = "frechet_features",
+) -> Gain | None:
     """Compare two arms seed by seed; ``None`` unless every run of both reached the level."""
-    pairs = [(cost(a, level), cost(b, level)) for a in dear for b in cheap if a.seed == b.seed]
+    pairs = [
+        (cost(a, level, quality), cost(b, level, quality))
+        for a in dear
+        for b in cheap
+        if a.seed == b.seed
+    ]
     reached = [(a, b) for a, b in pairs if a is not None and b is not None]
     if not reached or len(reached) < len(pairs):
         return None

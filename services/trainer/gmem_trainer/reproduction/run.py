@@ -63,6 +63,12 @@ def encode(images: Images, seed: int, grid: int) -> Encoded:
     return Encoded(snippets.clone(), tokens.flatten(2).mT.clone(), seconds)
 
 
+def measure_training_images(dataset: Dataset[Images]) -> Figures:
+    """Measure the training images as generated ones are measured on the test images."""
+    judge, train = Judge(dataset.train, JUDGE_SEED), dataset.train
+    return measure(judge, train, dataset.test, train.pixels, train.labels)
+
+
 def run(
     arm: Arm,
     seed: int,

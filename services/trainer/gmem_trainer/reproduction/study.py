@@ -10,10 +10,11 @@ from statistics import fmean
 from typing import Any
 
 from gmem_trainer.data import digits
+from gmem_trainer.evaluation import Figures
 from gmem_trainer.presets import digits as digits_preset
 from gmem_trainer.reproduction.arms import ARMS, Arm
 from gmem_trainer.reproduction.curves import Curve
-from gmem_trainer.reproduction.run import run
+from gmem_trainer.reproduction.run import measure_training_images, run
 
 CHOICE_SEED = 100
 """Of the runs that choose; no reported run has it."""
@@ -34,7 +35,7 @@ class Protocol:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     learning_rates: tuple[float, ...] = (3e-3, 6e-3)
-    looks: tuple[int, ...] = (50, 75, 100, 150, 200, 250, 300, 400, 500, 650, 800, 1200, 1600)
+    looks: tuple[int, ...] = (50, 75, 100, 150, 200, 250, 300, 400, 500, 650, 800)
     per_class: int = 100
 
     @property
@@ -45,10 +46,15 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """The outcome: the runs of each arm, and the learning rate each one chose."""
+    """The outcome: the runs of each arm, the learning rate each one chose, and a reference.
+
+    Attributes:
+        reference: The training images themselves, measured as generated ones are.
+    """
 
     arms: Mapping[str, tuple[Curve, ...]]
     learning_rates: Mapping[str, float]
+    reference: Figures
 
 
 def study(protocol: Protocol, pool: Executor, done: Done) -> Study:
@@ -74,7 +80,8 @@ def study(protocol: Protocol, pool: Executor, done: Done) -> Study:
         for arm in ARMS
     }
     arms = {name: tuple(future.result() for future in futures) for name, futures in runs.items()}
-    return Study(arms, chosen)
+    reference = pool.submit(_reference).result()
+    return Study(arms, chosen, reference)
 
 
 def describe(protocol: Protocol, outcome: Study) -> dict[str, Any]:
@@ -92,6 +99,10 @@ def _run(arm: Arm, seed: int, part: str, protocol: Protocol) -> Curve:
     dataset = digits(digits_preset().split_seed)
     arm = arm.until(protocol.looks[-1])
     return run(arm, seed, dataset, getattr(dataset, part), protocol.looks, protocol.per_class)
+
+
+def _reference() -> Figures:
+    return measure_training_images(digits(digits_preset().split_seed))
 
 
 def _score(curve: Curve) -> float:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gmem_trainer.evaluation import Figures
@@ -44,6 +46,19 @@ def test_gain_pairs_runs_by_seed_and_shows_their_spread() -> None:
     assert found is not None
     assert (found.steps.low, found.steps.high) == (pytest.approx(2), pytest.approx(4))
     assert found.steps.mean == pytest.approx(3)
+
+
+def test_cost_may_be_that_of_the_distance_in_pixels() -> None:
+    assert cost(curve(8.0), 0.5, "frechet_pixels") is None
+    found = cost(replace(curve(8.0), points=tuple(map(in_pixels, curve(8.0).points))), 2.0,
+        "frechet_pixels")  # fmt: skip
+    assert found is not None
+    assert found.steps == pytest.approx(400)
+
+
+def in_pixels(point: Point) -> Point:
+    distance = point.figures.frechet_features
+    return replace(point, figures=replace(point.figures, frechet_pixels=distance))
 
 
 def test_the_encoder_counts_as_cost() -> None:

@@ -31,6 +31,7 @@ def test_each_arm_chooses_on_validation_images_and_reports_on_test_images(
         return curve(8.0 + abs(rate - best), seed)
 
     monkeypatch.setattr(module, "_run", fake)
+    monkeypatch.setattr(module, "_reference", lambda: curve(8.0).points[0].figures)
     done: list[None] = []
     with ThreadPoolExecutor(2) as pool:
         outcome = study(PROTOCOL, pool, lambda: done.append(None))
