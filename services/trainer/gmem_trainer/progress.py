@@ -24,12 +24,15 @@ _LOSS_MEMORY = 0.95
 _LOG_EVERY = 0.1
 
 
-class _SpeedColumn(ProgressColumn):
+class SpeedColumn(ProgressColumn):
+    """How many of a unit are done per second."""
+
     def __init__(self, unit: str) -> None:
         super().__init__()
         self._unit = unit
 
     def render(self, task: Task) -> Text:
+        """Return the speed; nothing while it is unknown."""
         speed = task.finished_speed or task.speed
         text = "" if speed is None else f"{speed:.1f} {self._unit}/s"
         return Text(text, style="progress.data.speed")
@@ -80,7 +83,7 @@ def preparation_progress(total: int, console: Console) -> Iterator[Callable[[int
         return
     columns = (
         TextColumn("preparing"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        _SpeedColumn("images"), TimeRemainingColumn(),
+        SpeedColumn("images"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("preparing", total=total)
@@ -104,7 +107,7 @@ def training_progress(total: int, console: Console) -> Iterator[Callable[[int, f
 
     columns = (
         TextColumn("training"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"), _SpeedColumn("steps"), TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"), SpeedColumn("steps"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=total, loss=float("nan"))

@@ -12,25 +12,17 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
+from gmem_trainer.progress import SpeedColumn
 from gmem_trainer.sampling.run import Report
 
 _log = structlog.get_logger(__name__)
 
 _LOG_EVERY = 0.1
-
-
-class _SpeedColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} images/s", style="progress.data.speed")
 
 
 @contextmanager
@@ -52,8 +44,8 @@ def sampling_progress(
         yield _logger(total, finished, clock)
         return
     columns = (
-        TextColumn("sampling"), BarColumn(bar_width=24), MofNCompleteColumn(), _SpeedColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("sampling"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        SpeedColumn("images"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("sampling", total=total, completed=finished)
