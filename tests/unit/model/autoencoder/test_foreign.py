@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,22 +12,13 @@ from gmem_model.autoencoder import Autoencoder, import_autoencoder
 from gmem_model.weights import assign
 from gmem_shared.errors import CorruptVersionError, InvalidRequestError
 from tests.support.autoencoders import TINY, save_ours, save_vavae, tiny_autoencoder
+from tests.support.canary import Canary
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-
-
-class Canary:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self._path),)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,19 +10,10 @@ from gmem_model.encoders.dinov2 import DinoV2
 from gmem_model.encoders.foreign import import_dinov2
 from gmem_model.preprocessing import dinov2_input
 from gmem_shared.errors import CorruptVersionError, InvalidRequestError
+from tests.support.canary import Canary
 
 if TYPE_CHECKING:
     from transformers import Dinov2Model
-
-
-class Canary:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self._path),)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from PIL import Image
 
 from gmem_shared.errors import InvalidRequestError
 from gmem_trainer.scores.images import open_images
+from tests.support.canary import Canary
 
 
 @pytest.mark.parametrize("size", [1, 10, 23, 100])
@@ -104,13 +105,3 @@ def test_a_cut_archive_is_refused(tmp_path, pictures) -> None:
         archive.writestr("arr_0.npy", (tmp_path / "whole.npy").read_bytes()[:-10])
     with pytest.raises(InvalidRequestError):
         list(open_images(tmp_path / "cut.npz").batches(23))
-
-
-class Canary:
-    """Creates a file when it is un-pickled."""
-
-    def __init__(self, path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))

@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 from gmem_shared.errors import InvalidRequestError
 from gmem_trainer.scores.inception import InceptionV3, load_inception
+from tests.support.canary import Canary
 from tests.unit.trainer.scores.inception_twin import pooled_and_spatial
 
 TORCHVISION_PARAMETERS = 27_161_264
@@ -80,11 +81,7 @@ def test_weights_of_another_network_are_refused(network, tmp_path) -> None:
 
 
 def test_a_weights_file_executes_nothing(tmp_path) -> None:
-    class Canary:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "executed"), "w"))
-
-    torch.save({"fc.bias": Canary()}, tmp_path / "hostile.pth")
+    torch.save({"fc.bias": Canary(tmp_path / "executed")}, tmp_path / "hostile.pth")
     with pytest.raises(InvalidRequestError, match="refused"):
         load_inception(tmp_path / "hostile.pth")
     assert not (tmp_path / "executed").exists()

@@ -3,6 +3,7 @@ import pytest
 
 from gmem_shared.errors import InvalidRequestError
 from gmem_trainer.scores.reference import open_reference
+from tests.support.canary import Canary
 
 MOMENTS = {"mu": np.arange(3.0), "sigma": np.eye(3), "mu_s": np.zeros(2), "sigma_s": np.eye(2) * 4}
 
@@ -41,11 +42,7 @@ def test_statistics_of_odd_shapes_are_refused(npz) -> None:
 
 
 def test_a_reference_executes_nothing(tmp_path, npz) -> None:
-    class Canary:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "executed"), "w"))
-
-    hostile = npz(mu=np.array([Canary()], dtype=object), sigma=np.eye(1))
+    hostile = npz(mu=np.array([Canary(tmp_path / "executed")], dtype=object), sigma=np.eye(1))
     with pytest.raises(InvalidRequestError, match="not executed"):
         open_reference(hostile)
     assert not (tmp_path / "executed").exists()
