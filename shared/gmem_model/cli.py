@@ -30,6 +30,7 @@ from gmem_shared.model_config import AutoencoderSpace, ClassName, Condition, Mod
 from gmem_shared.progress import progress_bar
 from gmem_shared.settings import Settings
 from gmem_shared.store import OpenVersion, Repository, Store, Version
+from gmem_shared.store.listing import listing
 from gmem_shared.types import Reference
 
 app = typer.Typer(no_args_is_help=True, help="Import, export and list models.")
@@ -135,13 +136,7 @@ def export(
 @app.command("list")
 def list_models() -> None:
     """List the models of the store and where their aliases point."""
-    store = _store()
-    table = Table("model", "versions", "aliases")
-    for name in store.names("models"):
-        repository = store.repository("models", name)
-        aliases = [f"{alias}={record.seq}" for alias, record in repository.aliases().items()]
-        table.add_row(name, str(len(repository.versions())), ", ".join(aliases))
-    _console.print(table)
+    _console.print(listing(_store(), "models"))
 
 
 @app.command()

@@ -23,6 +23,7 @@ from gmem_shared.bank_format import tombstone as tombstone_rows
 from gmem_shared.progress import progress_bar
 from gmem_shared.settings import Settings
 from gmem_shared.store import Repository, Store, Version
+from gmem_shared.store.listing import listing
 from gmem_shared.types import BankInfo, DrawSpec, Reference, Snippets
 
 app = typer.Typer(no_args_is_help=True, help="Serve, inspect and edit memory banks.")
@@ -58,13 +59,7 @@ def serve() -> None:
 @app.command("list")
 def list_banks() -> None:
     """List the banks of the store and where their aliases point."""
-    store = _store()
-    table = Table("bank", "versions", "aliases")
-    for name in store.names("banks"):
-        repository = store.repository("banks", name)
-        aliases = [f"{alias}={record.seq}" for alias, record in repository.aliases().items()]
-        table.add_row(name, str(len(repository.versions())), ", ".join(aliases))
-    _console.print(table)
+    _console.print(listing(_store(), "banks"))
 
 
 @app.command()
