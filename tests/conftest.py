@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,6 +26,17 @@ COMPONENTS = {
         "Ceph's S3 server (apt-get install ceph-mon ceph-osd radosgw ceph-common)",
     ),
 }
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread, as engines and jobs do."""
+    import torch  # most tests do without
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -59,14 +59,6 @@ def inputs(network) -> Inputs:
     return x, t, torch.randn(ROWS, condition.dimension, generator=generator)
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("one_thread")
 @torch.no_grad()
 def test_core_gives_a_row_the_same_bits_in_batches_of_1_to_64(network, inputs) -> None:

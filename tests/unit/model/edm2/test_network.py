@@ -23,14 +23,6 @@ def batch():
     return x, sigma, torch.randint(-1, 5, (ROWS,), generator=generator)
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("one_thread")
 @torch.no_grad()
 def test_core_gives_a_row_the_same_bits_in_any_company(edm2, batch) -> None:

@@ -2,7 +2,6 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-import torch
 
 from gmem_model.embedded import EmbeddedBackend
 from gmem_trainer.sampling.parts import Part
@@ -12,13 +11,7 @@ from tests.support.backends import embedded_backend, is_ready, pixels_of, until
 from tests.support.engine import make_task
 from tests.support.models import FAMILIES, TEST_ENCODER, publish_families
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
