@@ -28,25 +28,37 @@ _PACKAGES = ("numpy", "onnxruntime", "torch", "faiss-cpu")
 
 @dataclass(frozen=True)
 class Claim:
-    """A ratio with a goal; one value per repetition, the median decides."""
+    """A ratio with a goal; one value per repetition.
+
+    Attributes:
+        name: What is compared with what.
+        ratios: Of every repetition.
+        bound, goal: What is claimed.
+        within_spread: Whether the better end of the range decides instead of the median: for
+            claims that something is not worse.
+    """
 
     name: str
     ratios: Sequence[float]
     bound: Literal["at most", "at least"]
     goal: float
+    within_spread: bool = False
 
     @property
     def met(self) -> bool:
-        """Whether the median reaches the goal."""
-        median = Spread.of(self.ratios).median
-        return median <= self.goal if self.bound == "at most" else median >= self.goal
+        """Whether the goal is reached."""
+        spread = Spread.of(self.ratios)
+        if self.bound == "at most":
+            return (spread.lowest if self.within_spread else spread.median) <= self.goal
+        return (spread.highest if self.within_spread else spread.median) >= self.goal
 
     @property
     def cells(self) -> list[str]:
         """The line of the table of claims."""
         sign = "≤" if self.bound == "at most" else "≥"
         met = "met" if self.met else "**not met**"
-        return [self.name, str(Spread.of(self.ratios)), f"{sign} {self.goal:g}", met]
+        goal = f"{sign} {self.goal:g}" + (" within the spread" if self.within_spread else "")
+        return [self.name, str(Spread.of(self.ratios)), goal, met]
 
 
 @dataclass(frozen=True)
