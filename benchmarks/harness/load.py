@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import aiohttp
@@ -30,6 +30,7 @@ class Outcome:
         sent, ended: When it was sent, when the answer had been read.
         status: HTTP status; 0 when the connection failed or the client's patience ended.
         retry_after: Seconds that the answer asked to wait.
+        answer: The body, if it was to be kept.
     """
 
     scheduled: float
@@ -37,6 +38,7 @@ class Outcome:
     ended: float
     status: int
     retry_after: float | None = None
+    answer: bytes = field(default=b"", repr=False)
 
     @property
     def latency(self) -> float:
@@ -49,9 +51,11 @@ class Outcome:
         return self.status == 200
 
 
-def open_loop(url: str, bodies: Sequence[bytes], arrivals: Iterable[float]) -> list[Outcome]:
+def open_loop(
+    url: str, bodies: Sequence[bytes], arrivals: Iterable[float], *, keep_answers: bool = False
+) -> list[Outcome]:
     """Send one body at each arrival time, whether or not earlier ones were answered."""
-    return _run(url, lambda client: client.at_each(arrivals, bodies, client.send))
+    return _run(url, lambda client: client.at_each(arrivals, bodies, client.send), keep_answers)
 
 
 def patient_open_loop(
@@ -96,9 +100,10 @@ def latency_ms(outcomes: Sequence[Outcome]) -> dict[str, float]:
 class _Client:
     """Sends bodies over kept-alive connections, as many as needed."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, *, keep_answers: bool) -> None:
         self._session = session
         self._url = url
+        self._keep_answers = keep_answers
         self._started = time.perf_counter()
 
     async def at_each(
@@ -128,16 +133,17 @@ class _Client:
         return [first, await self.send(body, again)]
 
     async def send(self, body: bytes, scheduled: float) -> Outcome:
-        sent, status, retry_after = self._now(), 0, None
+        sent, status, retry_after, answer = self._now(), 0, None, b""
         try:
-            async with self._session.post(self._url, data=body) as answer:
-                await answer.read()
-                status = answer.status
-                if header := answer.headers.get("Retry-After"):
+            async with self._session.post(self._url, data=body) as response:
+                answer = await response.read()
+                status = response.status
+                if header := response.headers.get("Retry-After"):
                     retry_after = float(header)
         except (aiohttp.ClientError, TimeoutError):
             status = 0
-        return Outcome(scheduled, sent, self._now(), status, retry_after)
+        kept = answer if self._keep_answers else b""
+        return Outcome(scheduled, sent, self._now(), status, retry_after, kept)
 
     def _now(self) -> float:
         return time.perf_counter() - self._started
@@ -147,13 +153,15 @@ class _Client:
             await asyncio.sleep(seconds)
 
 
-def _run(url: str, use: Callable[[_Client], Coroutine[None, None, T]]) -> T:
+def _run(
+    url: str, use: Callable[[_Client], Coroutine[None, None, T]], keep_answers: bool = False
+) -> T:
     async def run() -> T:
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
             connector=aiohttp.TCPConnector(limit=0),
             headers={"Content-Type": "application/json"},
         ) as session:
-            return await use(_Client(session, url))
+            return await use(_Client(session, url, keep_answers=keep_answers))
 
     return asyncio.run(run())
