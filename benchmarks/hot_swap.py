@@ -41,9 +41,10 @@ from gmem_shared import logs
 from gmem_shared.bank_format import open_bank
 from gmem_shared.settings import LogSettings
 from gmem_shared.store import Repository, Store, Version
+from gmem_shared.types import Kind
 
 STEADY, BANK, MODEL = "steady", "bank swaps", "model swaps"
-KINDS = {BANK: "banks", MODEL: "models"}
+KINDS: dict[str, Kind] = {BANK: "banks", MODEL: "models"}
 SHARE = 0.8
 REPLAYED = 4
 """Images of every pair of versions that are made again."""
