@@ -1,8 +1,8 @@
 """What a benchmark leaves behind: a JSON file, and the README's tables and plots made from it.
 
 ``python -m benchmarks.harness.report`` works from the JSON files alone. It writes
-``benchmarks/README.md`` below its marker, one picture per plot under ``benchmarks/results/``, and in
-the pages of ``docs/performance`` what stands between ``<!-- claims: NAME -->`` and ``<!-- end -->``.
+``benchmarks/README.md`` below its marker, one picture per plot under ``benchmarks/results/``, and
+what stands between ``<!-- claims: NAME -->`` and ``<!-- end -->`` in ``docs/performance``.
 """
 
 from __future__ import annotations
