@@ -139,7 +139,7 @@ class Rig:
         requests = MIXED.requests(len(times), seed=3000 + repetition)
         seeded = [{**request, "seed": number} for number, request in enumerate(requests)]
         bodies = self.server.system.bodies(seeded)
-        load = partial(open_loop, self.server.url, bodies, times, keep_answers=True)
+        load = partial(open_loop, self.server.url, bodies, times)
         if side == STEADY:
             return self._checked(load())
         with self._swaps(side).happening():

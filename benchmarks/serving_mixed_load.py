@@ -46,14 +46,18 @@ SETTING = (
 def main(
     quick: bool = False, repetitions: int = 5, seconds: float = 8.0, clients: int = 128
 ) -> None:
-    """Measure; the quick run leaves out the peers and all but one load."""
+    """Measure; the quick run leaves out the peers and all but one load, and repeats less."""
     systems.prepare()
+    if quick:
+        repetitions, seconds = 3, 2.5
     sides = [systems.product(name, mode) for name, mode in systems.PRODUCT.items()]
-    sides += [] if quick else [peer() for peer in systems.PEERS.values()]
+    if not quick:
+        systems.export()
+        sides += [peer() for peer in systems.PEERS.values()]
     pin_client()
     with ExitStack() as stack:
         servers = {side.name: stack.enter_context(serving(side)) for side in sides}
-        bench = Bench(servers, repetitions, 2.5 if quick else seconds, clients)
+        bench = Bench(servers, repetitions, seconds, clients)
         saturated = {MIXED: bench.saturate(MIXED, list(servers))}
         comparisons = [bench.compare(_load(saturated, FIXED), POLICIES)]
         if not quick:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,11 @@ class Mix:
             }
             for _ in range(count)
         ]
+
+
+def evaluations(requests: Sequence[Request]) -> list[float]:
+    """Return the network evaluations that each request asks for; one per image and step of AB2."""
+    return [float(request["num_images"] * request["num_steps"]) for request in requests]
 
 
 MIXED = Mix("8/16/25/50 steps", (8, 16, 25, 50))
