@@ -94,8 +94,9 @@ def create_app(
     generating = generate.router(pipeline, metrics, ours.max_body_bytes)
     app.include_router(generating)
     app.include_router(generating, prefix="/v1", include_in_schema=False)
-    direct = {f"{prefix}{route.path}": route for prefix in ("", "/v1") for route in generating.routes if isinstance(route, JsonRoute)}
-    app.add_middleware(Direct, routes=direct)
+    operations = [route for route in generating.routes if isinstance(route, JsonRoute)]
+    paths = {f"{prefix}{route.path}": route for prefix in ("", "/v1") for route in operations}
+    app.add_middleware(Direct, routes=paths)
     app.add_middleware(RequestScope, metrics=metrics)
     app.include_router(
         reads.router(bank, backend, banks, resolver, default_model=ours.default_model)
