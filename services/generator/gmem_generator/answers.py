@@ -109,4 +109,4 @@ def _headers(result: Result, timings: Timings) -> dict[str, str]:
 
 def server_timing(timings: Timings) -> str:
     """Write timings as a ``Server-Timing`` header; browsers show it beside the request."""
-    return ", ".join(f"{stage};dur={ms}" for stage, ms in timings)
+    return ", ".join([f"{stage};dur={ms}" for stage, ms in timings.__dict__.items()])

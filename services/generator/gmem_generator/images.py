@@ -39,7 +39,12 @@ def _small_png(pixels: Pixels, text: dict[str, str]) -> bytes:
     lines = np.zeros((height, 1 + width * channels), np.uint8)  # each begins with its filter: none
     lines[:, 1:] = pixels.reshape(height, -1)
     texts = [_chunk(b"tEXt", f"{name}\0{value}".encode("ascii")) for name, value in text.items()]
-    parts = [_chunk(b"IHDR", head), *texts, _chunk(b"IDAT", zlib.compress(lines)), _chunk(b"IEND")]
+    parts = [
+        _chunk(b"IHDR", head),
+        *texts,
+        _chunk(b"IDAT", zlib.compress(lines.tobytes())),
+        _chunk(b"IEND"),
+    ]
     return b"".join([_SIGNATURE, *parts])
 
 
