@@ -1,4 +1,4 @@
-"""What every backend promises, held by the engine in process and by the one in Triton."""
+"""What every backend promises, held by the engine in process, in a pool and in Triton."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from tests.support.backends import (
     is_running,
     long_task,
     pixels_of,
+    pool_backend,
     running,
     until,
 )
@@ -39,8 +40,9 @@ from tests.support.models import FAMILIES, TEST_ENCODER
 
 @pytest.fixture(
     params=[
-        pytest.param("embedded", id="embedded"),
-        pytest.param("triton", id="triton", marks=pytest.mark.triton),
+        "embedded",
+        "pool",
+        pytest.param("triton", marks=pytest.mark.triton),
     ]
 )
 async def backend(
@@ -50,7 +52,8 @@ async def backend(
     if request.param == "triton":
         backend = TritonBackend(request.getfixturevalue("triton").address)
     else:
-        backend = embedded_backend(store_url, tmp_path)
+        make = {"embedded": embedded_backend, "pool": pool_backend}[request.param]
+        backend = make(store_url, tmp_path)
     await backend.start()
     await until(lambda: is_ready(backend))
     yield backend

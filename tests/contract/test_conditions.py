@@ -18,13 +18,16 @@ from tests.support.backends import (
     images_of,
     is_ready,
     pixels_of,
+    pool_backend,
     task_for,
     until,
 )
 from tests.support.fakes import FakeBackend
 
 
-@pytest.fixture(params=["fake", "embedded", pytest.param("triton", marks=pytest.mark.triton)])
+@pytest.fixture(
+    params=["fake", "embedded", "pool", pytest.param("triton", marks=pytest.mark.triton)]
+)
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     backend: Backend
     if request.param == "fake":
@@ -32,7 +35,8 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     elif request.param == "triton":
         backend = TritonBackend(request.getfixturevalue("triton").address)
     else:
-        backend = embedded_backend(request.getfixturevalue("store_url"), tmp_path)
+        make = {"embedded": embedded_backend, "pool": pool_backend}[request.param]
+        backend = make(request.getfixturevalue("store_url"), tmp_path)
     await backend.start()
     await until(lambda: is_ready(backend))
     yield backend
