@@ -37,7 +37,7 @@ MIX = Mix("8/16/25/50 steps, 1/2/4 images", (8, 16, 25, 50), (1, 2, 4))
 CLIENTS = 12
 """With at most four images each they never fill the batch: no row waits, so each makes every
 evaluation between its first and its last."""
-LIMIT = 64
+LIMIT = 96
 """Images that the server of the second part takes; some requests are refused."""
 PORTION = 1000
 SETTLED_AFTER = 3
