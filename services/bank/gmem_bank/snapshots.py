@@ -37,9 +37,11 @@ class Snapshot:
         return self.data.version
 
 
-def open_snapshot(repository: Repository, version: Version) -> Snapshot:
-    """Verify and map a version; raises `CorruptVersionError`."""
-    opened = repository.open(version)
+def open_snapshot(
+    repository: Repository, version: Version, *, cores: int | None = None
+) -> Snapshot:
+    """Verify a version, on all cores by default, and map it; raises `CorruptVersionError`."""
+    opened = repository.open(version, cores=cores)
     data = open_bank(opened)
     index = opened.path(INDEX) if INDEX in version.manifest.files else None
     return Snapshot(data, Searcher(data, index))
