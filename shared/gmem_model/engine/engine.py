@@ -240,8 +240,15 @@ class Engine:
 
     def _join(self, rows: Sequence[Row[Work]]) -> None:
         if rows:
-            slots = self._rows.join([_spec(row) for row in rows])
+            slots = self._rows.join([_spec(row) for row in rows], self._upcoming)
             self._slots.update(zip(rows, slots, strict=True))
+
+    def _upcoming(self, rows: int) -> list[tuple[int, int]]:
+        """Return seed and index of the rows that will join next."""
+        with self._changed:
+            waiting = list(self._scheduler.queue.upcoming(rows))
+        requests = [(task.payload.request, position) for task, position in waiting]
+        return [(int(r.seeds[position]), int(r.indices[position])) for r, position in requests]
 
     def _evaluate(self) -> list[Row[Work]]:
         """Take the running rows one evaluation further and return those that are finished."""

@@ -110,5 +110,5 @@ class Loader:
             version.ref,
             self._settings,
             self._metrics,
-            measure(network, self._settings.max_rows, self._clock),
+            measure(network, self._settings),
         )
