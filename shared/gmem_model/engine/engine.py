@@ -16,7 +16,7 @@ from torch import Tensor
 from gmem_model.decoding import Decoder
 from gmem_model.engine.batching import batching_of
 from gmem_model.engine.delivery import Delivery
-from gmem_model.engine.graphs import Graphs
+from gmem_model.engine.graphs import graphs_of
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.pace import Pace
 from gmem_model.engine.request import check_task, resolve_guidance, resolve_sampler
@@ -78,6 +78,7 @@ class Engine:
     Args:
         network: As `runtimes.prepare` gives it.
         pace: What is known of the time of its evaluations.
+        invariant: Whether a row has the same bits in any company.
         clock: Monotonic seconds.
     """
 
@@ -90,6 +91,8 @@ class Engine:
         settings: EngineSettings,
         metrics: EngineMetrics,
         pace: Pace,
+        *,
+        invariant: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -98,13 +101,14 @@ class Engine:
         self._metrics = metrics
         self._clock = clock
         batching = batching_of(settings, pace)
-        on_gpu = network.network.device.type == "cuda"
         self._rows = Rows(
             network,
             config.process,
             batching.max_rows,
             modulation_bytes=settings.modulation_bytes,
-            graphs=Graphs(batching.max_rows, strict=bool(settings.strict)) if on_gpu else None,
+            graphs=graphs_of(
+                settings, network.network.device, batching.max_rows, invariant=invariant
+            ),
         )
         self._slots: dict[Row[Work], int] = {}
         # The lock guards what follows; evaluations and listeners run without it.

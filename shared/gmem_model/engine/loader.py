@@ -102,7 +102,9 @@ class Loader:
         opened = self.repository(version.name).open(version)
         config = read_config(opened)
         network = prepare(open_network(opened, config), self._settings)
-        try_out(network, config, version.ref)
+        invariant = try_out(network, config, version.ref)
+        if not invariant:
+            log.info("engine.batch.not_invariant", model=str(version.ref))
         return Engine(
             network,
             Decoder.open(opened, config, network.network.device),
@@ -111,4 +113,5 @@ class Loader:
             self._settings,
             self._metrics,
             measure(network, self._settings),
+            invariant=invariant,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import structlog
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -24,8 +23,6 @@ from gmem_shared.model_config import Guidance, LabelCondition, ModelConfig
 from gmem_shared.settings import EngineSettings
 from gmem_shared.store import OpenVersion
 from gmem_shared.types import ClassInfo, ModelInfo, VersionRef
-
-log = structlog.get_logger(__name__)
 
 MEASURING_SECONDS = 0.5
 """A network that has been timed for so long is not timed with still more rows."""
@@ -63,8 +60,8 @@ def open_network(opened: OpenVersion, config: ModelConfig) -> GuidedNetwork:
     )
 
 
-def try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) -> None:
-    """Evaluate a row alone and in company: it must be finite, and should be the same.
+def try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) -> bool:
+    """Evaluate a row alone and in company: it must be finite; return whether it is the same.
 
     Guidance is on, so that its reference is evaluated, too.
 
@@ -82,8 +79,7 @@ def try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) ->
             f"model {version} gives predictions that are not finite; publish a sound version or "
             "point the alias back"
         )
-    if not (latents == latents[0]).all():
-        log.warning("engine.batch.not_invariant", model=str(version))
+    return bool((latents == latents[0]).all())
 
 
 def _first_step(network: GuidedNetwork, config: ModelConfig, specs: Sequence[RowSpec]) -> Tensor:

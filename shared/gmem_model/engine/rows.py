@@ -155,7 +155,7 @@ class Rows:
         self._close_ranks()
         self._load_windows()
         rows, kind = len(self._places), _Kind(*(self._needs > 0).tolist())
-        fused = not kind.guided and self._predictor.fuses(rows)
+        fused = not (kind.guided or self._graphs) and self._predictor.fuses(rows)
         if not fused:
             self._prepare()
         if self._graphs is None:
