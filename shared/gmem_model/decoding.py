@@ -59,6 +59,11 @@ class Decoder:
         autoencoder = load_autoencoder(opened.path(WEIGHTS_FILE), space.autoencoder)
         return cls(space, autoencoder.to(device))
 
+    @property
+    def computes(self) -> bool:
+        """Whether latents go through a network, which takes long."""
+        return self._autoencoder is not None
+
     @torch.inference_mode()
     def __call__(self, latents: Tensor) -> NDArray[np.uint8]:
         """Decode latents ``(n, C, S, S)`` to images, uint8 ``(n, height, width, channels)``."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_ROUNDS = 10
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (np.uint32(0x9E3779B9), np.uint32(0xBB67AE85))
+ROUNDS = 10
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
@@ -30,20 +31,19 @@ def philox4x32(counter: Words, key: Words) -> Words:
     Returns:
         uint32 ``(…, 4)``.
     """
-    c0, c1, c2, c3 = (counter[..., i] for i in range(4))
-    k0, k1 = key[..., 0], key[..., 1]
-    with np.errstate(over="ignore"):
-        for _ in range(_ROUNDS):
-            product0 = _MULTIPLIERS[0] * c0.astype(np.uint64)
-            product1 = _MULTIPLIERS[1] * c2.astype(np.uint64)
-            c0, c1, c2, c3 = (
-                (product1 >> _32).astype(np.uint32) ^ c1 ^ k0,
-                (product1 & _LOW).astype(np.uint32),
-                (product0 >> _32).astype(np.uint32) ^ c3 ^ k1,
-                (product0 & _LOW).astype(np.uint32),
-            )
-            k0, k1 = k0 + _WEYL[0], k1 + _WEYL[1]
-    return np.stack([c0, c1, c2, c3], axis=-1)
+    # Words 0 and 2 are multiplied, words 1 and 3 are not: each pair is one array, in 64 bits.
+    words = np.moveaxis(counter, -1, 0).astype(np.uint64)
+    even, odd = words[0::2], words[1::2]
+    pairs = (2, *(1,) * (words.ndim - 1))
+    multipliers, weyl = (np.array(pair, np.uint64).reshape(pairs) for pair in (MULTIPLIERS, WEYL))
+    padding = (1,) * (words.ndim - key.ndim)
+    keys = np.moveaxis(key, -1, 0).astype(np.uint64).reshape(2, *padding, *key.shape[:-1])
+    for _ in range(ROUNDS):
+        product = multipliers * even
+        even, odd = (product >> _32)[::-1] ^ odd ^ keys, (product & _LOW)[::-1]
+        keys = (keys + weyl) & _LOW
+    block: Words = np.stack([even[0], odd[0], even[1], odd[1]], axis=-1).astype(np.uint32)
+    return block
 
 
 def split64(value: NDArray[np.uint64]) -> tuple[Words, Words]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import structlog
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from gmem_model.checkpoint import load_guide, load_network
 from gmem_model.decoding import image_shape
-from gmem_model.engine.rows import Rows, RowSpec
+from gmem_model.engine.pace import Pace
+from gmem_model.engine.rows import Rows
+from gmem_model.engine.runtimes import examples
+from gmem_model.engine.windows import RowSpec
 from gmem_model.guidance import GuidedNetwork
+from gmem_model.network import Network
 from gmem_model.samplers import plan, samplers_of
 from gmem_shared.errors import CorruptVersionError, NotReadyError
 from gmem_shared.model_config import Guidance, LabelCondition, ModelConfig
@@ -18,7 +25,11 @@ from gmem_shared.types import ClassInfo, ModelInfo, VersionRef
 
 log = structlog.get_logger(__name__)
 
+MEASURING_SECONDS = 1.0
+"""How long a network is timed when it is loaded, but for the first few evaluations."""
+
 _COMPANY = 3
+_REPETITIONS = 3
 
 
 def read_config(opened: OpenVersion) -> ModelConfig:
@@ -37,42 +48,74 @@ def read_config(opened: OpenVersion) -> ModelConfig:
 
 
 def open_network(opened: OpenVersion, config: ModelConfig) -> GuidedNetwork:
-    """Build the network, and its guide if it has one; evaluate it, so that a task finds it warm.
+    """Build the network, and its guide if it has one.
 
     Raises:
         CorruptVersionError: The weights are not those of the configuration.
-        NotReadyError: The networks do not give finite predictions.
     """
     guide = None
     if config.guidance is not None and config.guidance.guide is not None:
         guide = load_guide(opened.path("guide.safetensors"), config)
-    network = GuidedNetwork.of(
+    return GuidedNetwork.of(
         load_network(opened.path("network.safetensors"), config), config.guidance, guide
     )
-    with torch.inference_mode():
-        _try_out(network, config, opened.version.ref)
-    return network
 
 
-def _try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) -> None:
+def try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) -> None:
     """Evaluate a row alone and in company: it must be finite, and should be the same.
 
     Guidance is on, so that its reference is evaluated, too.
+
+    Raises:
+        NotReadyError: The networks do not give finite predictions.
     """
     guidance = config.guidance and Guidance(scale=2.0)
     default = plan(config.default_sampler, config.default_steps, config.process, guidance)
     row = RowSpec(default, network.network.no_condition(1)[0], seed=0, index=0)
-    rows = Rows(network, config.process, 1 + _COMPANY, modulation_bytes=1)
-    alone, *company = rows.join([row] * (1 + _COMPANY))
-    finite = [*rows.step([alone]), *rows.step(company)]
-    if not all(finite):
+    with torch.inference_mode():
+        alone, *company = (_first_step(network, config, [row] * n) for n in (1, 1 + _COMPANY))
+    latents = torch.cat([alone, *company])
+    if not latents.isfinite().all():
         raise NotReadyError(
             f"model {version} gives predictions that are not finite; publish a sound version or "
             "point the alias back"
         )
-    results = rows.latents([alone, *company])
-    if not (results == results[0]).all():
+    if not (latents == latents[0]).all():
         log.warning("engine.batch.not_invariant", model=str(version))
+
+
+def _first_step(network: GuidedNetwork, config: ModelConfig, specs: Sequence[RowSpec]) -> Tensor:
+    rows = Rows(network, config.process, len(specs), modulation_bytes=1)
+    slots = rows.join(specs)
+    rows.step()
+    return rows.latents(slots)
+
+
+def measure(network: GuidedNetwork, max_rows: int, clock: Callable[[], float]) -> Pace:
+    """Time the network at more and more rows, for about a second at most."""
+    latents, modulation = examples(network.network, max_rows)
+    pace, end, rows = Pace(), clock() + MEASURING_SECONDS, 1
+    with torch.inference_mode():
+        while rows <= max_rows:
+            seconds = [
+                _seconds(network.network, latents[:rows], modulation[:rows], clock)
+                for _ in range(_REPETITIONS)
+            ]
+            pace.observe(rows, min(seconds))
+            if clock() + 2 * sum(seconds) > end:
+                break
+            rows *= 2
+    return pace
+
+
+def _seconds(
+    network: Network, latents: Tensor, modulation: Tensor, clock: Callable[[], float]
+) -> float:
+    started = clock()
+    network.core(latents, modulation)
+    if latents.device.type == "cuda":
+        torch.cuda.synchronize(latents.device)
+    return clock() - started
 
 
 def describe_model(

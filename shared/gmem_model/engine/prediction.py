@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,32 +12,31 @@ from gmem_model.network import MODULATION_ROWS, Network
 
 
 class Modulations:
-    """One network's modulation per slot and evaluation of the window.
+    """One network's modulation per entry.
 
     Args:
         network: In eval mode.
-        capacity: Number of slots.
-        window: Evaluations kept per slot.
+        entries: How many.
     """
 
-    def __init__(self, network: Network, capacity: int, window: int) -> None:
+    def __init__(self, network: Network, entries: int) -> None:
         self._network = network
-        self._values = torch.empty((capacity, window, network.modulation_width))
+        size = entries, network.modulation_width
+        self._values = torch.empty(size, dtype=network.dtype, device=network.device)
 
-    def compute(self, slots: Tensor, columns: Tensor, times: Tensor, conditions: Tensor) -> None:
-        """Fill entries, int64 ``(n,)`` each, for these times and conditions, ``(n, …)``.
+    def compute(self, entries: Tensor, times: Tensor, conditions: Tensor) -> None:
+        """Fill entries, int64 ``(n,)``, for these times and conditions, ``(n, …)``.
 
         Chunks of the size that networks compute anyway keep the working memory small.
         """
-        entries = (slots, columns, times.float(), conditions)
-        for slot, column, t, condition in zip(
-            *(entry.split(MODULATION_ROWS) for entry in entries), strict=True
-        ):
-            self._values[slot, column] = self._network.modulation(t, condition)
+        device = self._network.device
+        parts = (entries.to(device), times.float().to(device), conditions.to(device))
+        for entry, t, condition in zip(*(p.split(MODULATION_ROWS) for p in parts), strict=True):
+            self._values[entry] = self._network.modulation(t, condition)
 
-    def of(self, slots: Tensor, columns: Tensor) -> Tensor:
-        """Return entries ``(n, M)``."""
-        return self._values[slots, columns]
+    def of(self, entries: Tensor) -> Tensor:
+        """Return the modulation of entries, ``(n, M)``."""
+        return self._values.index_select(0, entries)
 
 
 class Predictor:
@@ -43,42 +44,57 @@ class Predictor:
 
     Args:
         guided: The networks, in eval mode.
-        capacity: Number of slots.
-        window: Evaluations per slot that are prepared at once.
+        entries: How many (time, condition) pairs are prepared at once.
     """
 
-    def __init__(self, guided: GuidedNetwork, capacity: int, window: int) -> None:
+    def __init__(self, guided: GuidedNetwork, entries: int) -> None:
         self._guided = guided
-        self._size = capacity, window
-        self._main = Modulations(guided.network, capacity, window)
+        self._dtype = guided.network.dtype
+        self._entries = entries
+        self._main = Modulations(guided.network, entries)
         self._reference: Modulations | None = None  # takes memory once a row is guided
 
     def prepare(
-        self, slots: Tensor, columns: Tensor, times: Tensor, weights: Tensor, conditions: Tensor
+        self, spans: Sequence[slice], times: Tensor, weights: Tensor, conditions: Tensor
     ) -> None:
-        """Compute what the evaluations ``(slots, columns)`` need; see `Modulations.compute`.
-
-        ``weights`` are those of guidance.
-        """
-        self._main.compute(slots, columns, times, conditions)
+        """Compute what the entries of these spans need; ``weights`` are those of guidance."""
+        entries = torch.cat([torch.arange(span.start, span.stop) for span in spans])
+        self._main.compute(entries, times, conditions)
         reference, guided = self._guided.reference, weights != 1
         if reference is None or not guided.any():
             return
         if self._reference is None:
-            self._reference = Modulations(reference, *self._size)
+            self._reference = Modulations(reference, self._entries)
         conditions = self._guided.reference_condition(conditions[guided])
-        self._reference.compute(slots[guided], columns[guided], times[guided], conditions)
+        self._reference.compute(entries[guided], times[guided], conditions)
 
-    def predict(self, x: Tensor, slots: Tensor, columns: Tensor, weights: Tensor) -> Tensor:
-        """Return predictions for these states ``(n, C, S, S)``, in their dtype."""
-        modulation, latents = self._main.of(slots, columns), x.float()
-        if self._reference is None or not (weights != 1).any():
-            return self._guided.network.core(latents, modulation).to(x.dtype)
-        rows = (weights != 1).nonzero(as_tuple=True)[0]
-        against = self._reference.of(slots[rows], columns[rows])
-        prediction, reference = self._guided.evaluate(latents, modulation, rows, against)
+    def predict(self, x: Tensor, entries: Tensor) -> Tensor:
+        """Return unguided predictions for these states ``(n, C, S, S)``, in their dtype."""
+        core = self._guided.network.core
+        return core(x.to(self._dtype), self._main.of(entries)).to(x.dtype)
+
+    def predict_guided(self, x: Tensor, entries: Tensor, weights: Tensor) -> Tensor:
+        """Return predictions of rows of which some are guided; ``weights``: ``(n,)``.
+
+        The reference is evaluated for the rows that need it; on a GPU, where an evaluation has to
+        be the same work each time, for all.
+        """
+        rows = _rows_to_guide(weights)
+        if self._reference is None or not len(rows):
+            return self.predict(x, entries)
+        latents = x.to(self._dtype)
+        against = self._reference.of(entries[rows])
+        prediction, reference = self._guided.evaluate(
+            latents, self._main.of(entries), rows, against
+        )
         prediction, reference = prediction.to(x.dtype), reference.to(x.dtype)
         weight = weights[rows][:, None, None, None]
-        channels = self._guided.channels
-        guided = guide(prediction[rows], reference, weight, channels=channels)
+        guided = guide(prediction[rows], reference, weight, channels=self._guided.channels)
+        guided = torch.where(weight != 1, guided, prediction[rows])
         return prediction.index_copy(0, rows, guided)
+
+
+def _rows_to_guide(weights: Tensor) -> Tensor:
+    if weights.device.type == "cpu":
+        return (weights != 1).nonzero(as_tuple=True)[0]
+    return torch.arange(len(weights), device=weights.device)

@@ -110,6 +110,11 @@ class Plan:
         padded = [np.pad(p.previous, ((0, 0), (0, history - p.history))) for p in (self, last)]
         return replace(self, **joined, previous=np.concatenate(padded))
 
+    def padded(self, evaluations: int) -> Plan:
+        """Return the plan with lines appended that change nothing, up to so many evaluations."""
+        idle = np.full(evaluations - len(self), self.times[-1])
+        return self.then(Plan.tabulate(idle, prediction=np.zeros_like(idle), dtype=self.dtype))
+
     def guided(self, guidance: Guidance) -> Plan:
         """Return the plan with the weights that guidance has at its ``gates``."""
         return replace(self, guidance=weights(guidance, self.gates, self.dtype))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gmem_model.checkpoint import load_guide
 from gmem_model.engine import models
-from gmem_model.engine.models import describe_model, open_network, read_config
+from gmem_model.engine.models import describe_model, open_network, read_config, try_out
 from gmem_model.network import Network
 from gmem_model.sit import SiT
 from gmem_shared.errors import CorruptVersionError, NotReadyError
@@ -67,13 +67,13 @@ def test_a_machine_that_is_not_batch_invariant_is_reported(
     version = opened(store)
     config = read_config(version)
     with capture_logs() as quiet:
-        open_network(version, config)
+        try_out(open_network(version, config), config, version.version.ref)
     assert quiet == []
     monkeypatch.setattr(
         models, "load_network", lambda path, config: DependsOnCompany(config.architecture)
     )
     with capture_logs() as logs:
-        open_network(version, config)
+        try_out(open_network(version, config), config, version.version.ref)
     assert [entry["event"] for entry in logs] == ["engine.batch.not_invariant"]
 
 
@@ -81,7 +81,8 @@ def test_a_machine_that_is_not_batch_invariant_is_reported(
 def test_guidance_is_opened_and_tried_with_its_model(store: Store, config: ModelConfig) -> None:
     version = store.repository("models", "tiny").open(publish_tiny_model(store, config=config))
     with capture_logs() as logs:
-        guided = open_network(version, read_config(version))
+        guided = open_network(version, config)
+        try_out(guided, config, version.version.ref)
     assert logs == []
     assert guided.reference is not None
     assert (guided.reference is guided.network) == (config.guidance.guide is None)
@@ -101,8 +102,9 @@ def test_a_guide_that_is_not_finite_is_refused(
         return guide
 
     monkeypatch.setattr(models, "load_guide", spoiled)
+    guided, config = open_network(version, read_config(version)), read_config(version)
     with pytest.raises(NotReadyError, match="not finite"):
-        open_network(version, read_config(version))
+        try_out(guided, config, version.version.ref)
 
 
 @pytest.mark.parametrize(
