@@ -111,7 +111,8 @@ class EngineSettings(Section):
     """CPU threads of one network evaluation; 1 gives bit-identical images in any batch."""
 
     processes: int | None = Field(default=None, ge=1)
-    """Processes that evaluate; by default one per usable core, and 1 is this process itself."""
+    """Processes that evaluate, each with ``threads``; 1 is the process that asks itself. By default
+    one per usable core, and one for a GPU."""
 
     modulation_bytes: int = Field(default=256 << 20, ge=1)
     """Memory for the precomputed modulation of the running rows."""

@@ -16,11 +16,9 @@ from gmem_shared.types import ModelInfo
 from tests.support.backends import (
     embedded_backend,
     images_of,
-    is_ready,
     pixels_of,
-    pool_backend,
+    ready,
     task_for,
-    until,
 )
 from tests.support.fakes import FakeBackend
 
@@ -30,16 +28,17 @@ from tests.support.fakes import FakeBackend
 )
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     backend: Backend
+    if request.param == "pool":
+        yield await ready(request.getfixturevalue("pool"))
+        return
     if request.param == "fake":
         backend = FakeBackend()
     elif request.param == "triton":
         backend = TritonBackend(request.getfixturevalue("triton").address)
     else:
-        make = {"embedded": embedded_backend, "pool": pool_backend}[request.param]
-        backend = make(request.getfixturevalue("store_url"), tmp_path)
+        backend = embedded_backend(request.getfixturevalue("store_url"), tmp_path)
     await backend.start()
-    await until(lambda: is_ready(backend))
-    yield backend
+    yield await ready(backend)
     await backend.close()
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -23,6 +23,8 @@ from gmem_shared.types import GeneratedImage, GenerationTask, ModelInfo
 from tests.support.engine import make_task
 
 PATIENCE_SECONDS = 90.0
+
+B = TypeVar("B", bound=Backend)
 
 
 def long_task() -> GenerationTask:
@@ -107,6 +109,12 @@ async def is_ready(backend: Backend) -> bool:
     except NotReadyError:
         return False
     return True
+
+
+async def ready(backend: B) -> B:
+    """Wait until a backend is ready."""
+    await until(lambda: is_ready(backend))
+    return backend
 
 
 async def is_running(backend: Backend, task_id: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -13,6 +14,10 @@ from gmem_shared.store import Store
 if TYPE_CHECKING:
     from gmem_model.engine.host import EngineHost
     from gmem_model.engine.pool.pool import EnginePool
+
+
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What the drivers of NVIDIA, of AMD and of Windows' Linux show in a process's name space."""
 
 
 def open_engine(settings: Settings, registry: CollectorRegistry) -> EngineHost | EnginePool:
@@ -38,5 +43,14 @@ def open_engine(settings: Settings, registry: CollectorRegistry) -> EngineHost |
 
 
 def engine_processes(settings: EngineSettings) -> int:
-    """Return how many processes evaluate: as the setting says, else as many as have cores."""
-    return settings.processes or max(1, usable_cores() // settings.threads)
+    """Return how many processes evaluate: as the setting says, else one per core or for a GPU."""
+    if settings.processes is not None:
+        return settings.processes
+    if settings.device != "cpu" and (settings.device != "auto" or _may_have_gpu()):
+        return 1
+    return max(1, usable_cores() // settings.threads)
+
+
+def _may_have_gpu() -> bool:
+    """Return whether a driver is there. Only torch knows for sure, and it takes seconds to ask."""
+    return any(Path(device).exists() for device in GPU_DEVICES)

@@ -25,13 +25,23 @@ from gmem_shared.settings import EngineSettings, Settings
         (2, {"threads": 4}, 1),
         (8, {"processes": 3}, 3),
         (1, {"processes": 2}, 2),
+        (8, {"device": "cuda"}, 1),
+        (8, {"device": "cuda:1", "processes": 2}, 2),
     ],
 )
 def test_there_is_a_process_per_core_unless_the_setting_says_otherwise(
     cores, settings, processes, monkeypatch
 ) -> None:
     monkeypatch.setattr(opening, "usable_cores", lambda: cores)
+    monkeypatch.setattr(opening, "GPU_DEVICES", ())
     assert engine_processes(EngineSettings(**settings)) == processes
+
+
+@pytest.mark.parametrize(("device", "processes"), [("auto", 1), ("cpu", 8)])
+def test_where_a_gpu_may_be_one_process_uses_it(device, processes, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(opening, "usable_cores", lambda: 8)
+    monkeypatch.setattr(opening, "GPU_DEVICES", (str(tmp_path),))
+    assert engine_processes(EngineSettings(device=device)) == processes
 
 
 @pytest.mark.parametrize(
