@@ -19,6 +19,7 @@ the pairs (u0, u1) and (u2, u3) become r cos(2 pi u'), r sin(2 pi u') with r = s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def normal(
     seeds: NDArray[np.uint64],
     indices: NDArray[np.int64],
     stages: NDArray[np.int64],
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
 ) -> NDArray[np.float64]:
     """Return standard normal noise for n images at once.
 
@@ -70,8 +71,8 @@ def normal(
     return _box_muller(philox4x32(counter, key))[:, :size].reshape(len(seeds), *shape)
 
 
-def normal_tensor(
-    seeds: Tensor, indices: Tensor, stages: Tensor, shape: tuple[int, int, int]
+def normal_on_device(
+    seeds: Tensor, indices: Tensor, stages: Tensor, shape: Sequence[int]
 ) -> Tensor:
     """Return what `normal` does, computed where the arguments are.
 
@@ -82,12 +83,9 @@ def normal_tensor(
         shape: ``(C, H, W)`` of the latent.
 
     Returns:
-        float64 ``(n, C, H, W)``; on a GPU, whose logarithm, sine and cosine are others, the last
-        bits may differ.
+        float64 ``(n, C, H, W)``. Logarithm, sine and cosine are those of the device: the last bits
+        may differ.
     """
-    if seeds.device.type == "cpu":
-        unsigned = seeds.numpy().view(np.uint64)
-        return torch.from_numpy(normal(unsigned, indices.numpy(), stages.numpy(), shape))
     words = _philox_words(seeds, indices, stages, -(-math.prod(shape) // 4))
     return _box_muller_tensor(words)[:, : math.prod(shape)].reshape(len(seeds), *shape)
 

@@ -102,13 +102,17 @@ class EngineSettings(Section):
     per row gains less than 5% from more."""
 
     max_waiting_rows: int = Field(default=16384, ge=1)
-    """Rows that may wait for a place; beyond, tasks are refused."""
+    """Rows that may wait for a place in one process; beyond, tasks are refused."""
 
     max_steps: int = Field(default=1000, ge=1)
     """Most steps a task may ask for."""
 
     threads: int = Field(default=1, ge=1)
     """CPU threads of one network evaluation; 1 gives bit-identical images in any batch."""
+
+    processes: int | None = Field(default=None, ge=1)
+    """Processes that evaluate, each with ``threads``; 1 is the process that asks itself. By default
+    one per usable core, and one for a GPU."""
 
     modulation_bytes: int = Field(default=256 << 20, ge=1)
     """Memory for the precomputed modulation of the running rows."""

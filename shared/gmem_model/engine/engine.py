@@ -16,7 +16,7 @@ from torch import Tensor
 from gmem_model.decoding import Decoder
 from gmem_model.engine.batching import batching_of
 from gmem_model.engine.delivery import Delivery
-from gmem_model.engine.graphs import Graphs
+from gmem_model.engine.graphs import graphs_of
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.pace import Pace
 from gmem_model.engine.request import check_task, resolve_guidance, resolve_sampler
@@ -78,6 +78,7 @@ class Engine:
     Args:
         network: As `runtimes.prepare` gives it.
         pace: What is known of the time of its evaluations.
+        invariant: Whether a row has the same bits in any company.
         clock: Monotonic seconds.
     """
 
@@ -90,6 +91,8 @@ class Engine:
         settings: EngineSettings,
         metrics: EngineMetrics,
         pace: Pace,
+        *,
+        invariant: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -98,13 +101,14 @@ class Engine:
         self._metrics = metrics
         self._clock = clock
         batching = batching_of(settings, pace)
-        on_gpu = network.network.device.type == "cuda"
         self._rows = Rows(
             network,
             config.process,
             batching.max_rows,
             modulation_bytes=settings.modulation_bytes,
-            graphs=Graphs(batching.max_rows, strict=bool(settings.strict)) if on_gpu else None,
+            graphs=graphs_of(
+                settings, network.network.device, batching.max_rows, invariant=invariant
+            ),
         )
         self._slots: dict[Row[Work], int] = {}
         # The lock guards what follows; evaluations and listeners run without it.
@@ -240,8 +244,15 @@ class Engine:
 
     def _join(self, rows: Sequence[Row[Work]]) -> None:
         if rows:
-            slots = self._rows.join([_spec(row) for row in rows])
+            slots = self._rows.join([_spec(row) for row in rows], self._upcoming)
             self._slots.update(zip(rows, slots, strict=True))
+
+    def _upcoming(self, rows: int) -> list[tuple[int, int]]:
+        """Return seed and index of the rows that will join next."""
+        with self._changed:
+            waiting = list(self._scheduler.queue.upcoming(rows))
+        requests = [(task.payload.request, position) for task, position in waiting]
+        return [(int(r.seeds[position]), int(r.indices[position])) for r, position in requests]
 
     def _evaluate(self) -> list[Row[Work]]:
         """Take the running rows one evaluation further and return those that are finished."""

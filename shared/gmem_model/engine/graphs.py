@@ -1,4 +1,8 @@
-"""CUDA graphs: an evaluation recorded once per number of rows, then replayed as one launch."""
+"""Evaluations of a fixed number of rows; on a GPU recorded once each, then replayed (CUDA graphs).
+
+Where a network's kernels depend on the number of rows, always evaluating as many gives a row the
+same bits in any company.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
+
+from gmem_shared.settings import EngineSettings
 
 _WARM_UPS = 3
 
@@ -74,3 +80,13 @@ class Graphs:
         with torch.cuda.graph(graph, pool=self._pool):
             evaluate()
         return graph
+
+
+def graphs_of(
+    settings: EngineSettings, device: torch.device, max_rows: int, *, invariant: bool
+) -> Graphs | None:
+    """Return an engine's recorder; on a CPU none, or one that pads where strict rows need it."""
+    if device.type == "cuda":
+        return Graphs(max_rows, strict=bool(settings.strict))
+    strict = settings.strict is None or settings.strict
+    return None if invariant or not strict else Graphs(max_rows, strict=True, record=False)

@@ -102,7 +102,9 @@ class Loader:
         opened = self.repository(version.name).open(version)
         config = read_config(opened)
         network = prepare(open_network(opened, config), self._settings)
-        try_out(network, config, version.ref)
+        invariant = try_out(network, config, version.ref)
+        if not invariant:
+            log.info("engine.batch.not_invariant", model=str(version.ref))
         return Engine(
             network,
             Decoder.open(opened, config, network.network.device),
@@ -110,5 +112,6 @@ class Loader:
             version.ref,
             self._settings,
             self._metrics,
-            measure(network, self._settings.max_rows, self._clock),
+            measure(network, self._settings),
+            invariant=invariant,
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
-import structlog
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -20,16 +20,15 @@ from gmem_model.network import Network
 from gmem_model.samplers import plan, samplers_of
 from gmem_shared.errors import CorruptVersionError, NotReadyError
 from gmem_shared.model_config import Guidance, LabelCondition, ModelConfig
+from gmem_shared.settings import EngineSettings
 from gmem_shared.store import OpenVersion
 from gmem_shared.types import ClassInfo, ModelInfo, VersionRef
 
-log = structlog.get_logger(__name__)
-
-MEASURING_SECONDS = 1.0
-"""How long a network is timed when it is loaded, but for the first few evaluations."""
+MEASURING_SECONDS = 0.5
+"""A network that has been timed for so long is not timed with still more rows."""
 
 _COMPANY = 3
-_REPETITIONS = 3
+_REPETITIONS = 5
 
 
 def read_config(opened: OpenVersion) -> ModelConfig:
@@ -61,8 +60,8 @@ def open_network(opened: OpenVersion, config: ModelConfig) -> GuidedNetwork:
     )
 
 
-def try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) -> None:
-    """Evaluate a row alone and in company: it must be finite, and should be the same.
+def try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) -> bool:
+    """Evaluate a row alone and in company: it must be finite; return whether it is the same.
 
     Guidance is on, so that its reference is evaluated, too.
 
@@ -80,8 +79,7 @@ def try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) ->
             f"model {version} gives predictions that are not finite; publish a sound version or "
             "point the alias back"
         )
-    if not (latents == latents[0]).all():
-        log.warning("engine.batch.not_invariant", model=str(version))
+    return bool((latents == latents[0]).all())
 
 
 def _first_step(network: GuidedNetwork, config: ModelConfig, specs: Sequence[RowSpec]) -> Tensor:
@@ -91,19 +89,24 @@ def _first_step(network: GuidedNetwork, config: ModelConfig, specs: Sequence[Row
     return rows.latents(slots)
 
 
-def measure(network: GuidedNetwork, max_rows: int, clock: Callable[[], float]) -> Pace:
-    """Time the network at more and more rows, for about a second at most."""
-    latents, modulation = examples(network.network, max_rows)
-    pace, end, rows = Pace(), clock() + MEASURING_SECONDS, 1
+def measure(network: GuidedNetwork, settings: EngineSettings) -> Pace:
+    """Time the network at more and more rows, for about a second at most.
+
+    One CPU thread is timed by the processor time it takes, which other work on the machine hardly
+    stretches: the shape of the line decides how many rows are worth batching.
+    """
+    on_cpu = network.network.device.type == "cpu"
+    clock = time.thread_time if on_cpu and settings.threads == 1 else time.perf_counter
+    latents, modulation = examples(network.network, settings.max_rows)
+    pace, spent, rows = Pace(), 0.0, 1
     with torch.inference_mode():
-        while rows <= max_rows:
+        while rows <= settings.max_rows and spent < MEASURING_SECONDS:
             seconds = [
                 _seconds(network.network, latents[:rows], modulation[:rows], clock)
                 for _ in range(_REPETITIONS)
             ]
             pace.observe(rows, min(seconds))
-            if clock() + 2 * sum(seconds) > end:
-                break
+            spent += sum(seconds)
             rows *= 2
     return pace
 

@@ -1,6 +1,6 @@
 """A network under ONNX Runtime: on a CPU about three times as fast as PyTorch for one small row.
 
-The graph is exported when the model is loaded, which takes less than a second; nothing but the
+The graphs are exported when the model is loaded, which takes about a second; nothing but the
 weights is published, so every version gains from a better export. ONNX Runtime's CPU kernels give
 a row the same bits in any company (`docs/performance`), so modulation needs no padding here.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import onnxruntime
 import torch
@@ -17,27 +17,34 @@ from torch import Tensor, nn
 
 from gmem_model.network import Network
 
-MAX_BYTES = 1 << 30
+Function = Callable[..., Tensor]
+"""Of a network and batches."""
+
+MAX_BYTES = 512 << 20
 """Weights beyond this are not exported: the file format ends at 2 GiB, and networks of that size
 are bound by arithmetic, where ONNX Runtime gains little."""
 
 
 class OnnxNetwork(Network):
-    """Both halves of a network as ONNX Runtime sessions; float32.
+    """A network, and each half of it, as ONNX Runtime sessions; float32.
 
     Args:
         network: In eval mode, on the CPU; its weights are copied.
         threads: CPU threads of one evaluation.
     """
 
+    fused_from = 8
+
     def __init__(self, network: Network, threads: int) -> None:
         nn.Module.__init__(self)
         self.architecture = network.architecture
         self._width = network.modulation_width
         latents = torch.zeros(2, *network.latent_shape)
-        self._core = _session(network.core, (latents, torch.zeros(2, self._width)), threads)
+        modulation = torch.zeros(2, self._width)
+        self._core = _session(network, type(network).core, (latents, modulation), threads)
         pairs = torch.zeros(2), network.no_condition(2)
-        self._modulate = _session(network.unpadded_modulation, pairs, threads)
+        self._modulate = _session(network, type(network).unpadded_modulation, pairs, threads)
+        self._whole = _session(network, _whole, (latents, *pairs), threads)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -53,6 +60,12 @@ class OnnxNetwork(Network):
     def modulation_width(self) -> int:
         """M, the number of modulation values of one (time, condition) pair."""
         return self._width
+
+    def forward(
+        self, x_NCSS: Tensor, t_N: Tensor, condition: Tensor, *, keep: Tensor | None = None
+    ) -> Tensor:
+        """Return the prediction ``(N, C, S, S)`` for latents at their times and conditions."""
+        return _run(self._whole, x_NCSS, t_N, condition)
 
     def modulation(self, t_N: Tensor, condition: Tensor, *, keep: Tensor | None = None) -> Tensor:
         """Return ``(N, M)``; there is no ``keep`` outside training."""
@@ -70,33 +83,37 @@ class OnnxNetwork(Network):
 
 
 class _Function(nn.Module):
-    """A method as a module, which is what can be exported."""
+    """A function of a network as a module, which is what can be exported."""
 
-    def __init__(self, method: object) -> None:
+    def __init__(self, network: Network, function: Function) -> None:
         super().__init__()
-        self.network = method.__self__  # type: ignore[attr-defined]
-        self.method = method
+        self.network = network
+        self.function = function
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        return self.method(first, second)  # type: ignore[operator]
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(self.network, *inputs)
+
+
+def _whole(network: Network, x_NCSS: Tensor, t_N: Tensor, condition: Tensor) -> Tensor:
+    return network.core(x_NCSS, network.unpadded_modulation(t_N, condition))
 
 
 def _session(
-    method: object, examples: Sequence[Tensor], threads: int
+    network: Network, function: Function, examples: Sequence[Tensor], threads: int
 ) -> onnxruntime.InferenceSession:
-    """Return a session of a function of two batches; the number of rows is free."""
-    names = ["first", "second", "result"]
+    """Return a session of a function of batches; the number of rows is free."""
+    inputs = [f"input{number}" for number in range(len(examples))]
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter that traces is deprecated; the one that replaces it takes ten times as long.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Function(method),
+            _Function(network, function),
             tuple(examples),
             file,  # type: ignore[arg-type]
-            input_names=names[:2],
-            output_names=names[2:],
-            dynamic_axes={name: {0: "rows"} for name in names},
+            input_names=inputs,
+            output_names=["output"],
+            dynamic_axes={name: {0: "rows"} for name in (*inputs, "output")},
             dynamo=False,
         )
     options = onnxruntime.SessionOptions()
@@ -108,6 +125,6 @@ def _session(
     )
 
 
-def _run(session: onnxruntime.InferenceSession, first: Tensor, second: Tensor) -> Tensor:
-    inputs = {"first": first.numpy(), "second": second.numpy()}
-    return torch.from_numpy(session.run(None, inputs)[0])
+def _run(session: onnxruntime.InferenceSession, *inputs: Tensor) -> Tensor:
+    feed = {f"input{number}": value.numpy() for number, value in enumerate(inputs)}
+    return torch.from_numpy(session.run(None, feed)[0])

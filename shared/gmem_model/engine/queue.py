@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
 from gmem_model.engine.task import Task
@@ -61,6 +62,11 @@ class Queue(Generic[P]):
         """Visit all tasks in the order of their turns."""
         waiting = [task for tasks in self._tasks.values() for task in tasks.values()]
         return iter(sorted(waiting, key=lambda task: task.turn))
+
+    def upcoming(self, rows: int) -> Iterator[tuple[Task[P], int]]:
+        """Yield up to so many rows, as task and position, that may be next."""
+        tasks = chain.from_iterable(queue.values() for queue in self._tasks.values())
+        return islice(((task, p) for task in tasks for p in range(task.admitted, task.rows)), rows)
 
     def turn_evaluations(self) -> int:
         """Return the evaluations that one turn of every task needs."""

@@ -4,10 +4,10 @@ Rows of different samplers, step counts, guidance, times and progress share each
 states lie side by side in *places* 0 … n-1, so that an evaluation works on slices of arrays that
 are allocated once; newcomers, else the last rows, take the places of those that left.
 
-What a row needs from its plan and the networks' modulation of its (time, condition) pairs is known
-before its first evaluation. Both are kept per row as a *window* of the next few evaluations, so
-that memory stays bounded for large networks and long plans; an exhausted window is replaced by
-the next. Windows are large and do not move with their rows: they lie in *slots*.
+What a row needs of its plan for the next few evaluations, its *window*, lies in a *slot* of its
+own, with the networks' modulation for it where that is computed ahead. Windows are large and do
+not move with their rows; as they are short, memory stays bounded for large networks and long
+plans. An exhausted window is replaced by the next.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ import torch
 from torch import Tensor
 
 from gmem_model import noise
+from gmem_model.engine.arrays import Array, arrays_on
 from gmem_model.engine.graphs import Graphs
+from gmem_model.engine.initial import InitialNoise, Upcoming, signed
 from gmem_model.engine.prediction import Predictor
 from gmem_model.engine.windows import MAX_WINDOW, RowSpec, Windows
 from gmem_model.guidance import GuidedNetwork
 from gmem_model.samplers import plan, samplers_of
-from gmem_model.samplers.plan import COMMIT, FACTORS, GUIDANCE, NOISE, combine
+from gmem_model.samplers.plan import COMMIT, FACTORS, GUIDANCE, NOISE, TIME, combine
 from gmem_shared.model_config import Process
 
 cached_plan = lru_cache(maxsize=64)(plan)
 """`samplers.plan`, which serves repeated requests from memory."""
-
-_X, _BASE, _HISTORY = range(3)
-_SEED, _INDEX, _FIRST = range(3)
 
 
 @dataclass(eq=False, slots=True)
@@ -60,7 +59,7 @@ class Rows:
     """State x, base b and last predictions m' of up to ``capacity`` rows; see `samplers.Plan`.
 
     Args:
-        guided: The networks, in eval mode, on one device.
+        networks: In eval mode, on one device.
         process: That of the plans of all rows.
         capacity: Most rows.
         modulation_bytes: Memory for the modulation windows of all rows together.
@@ -69,67 +68,78 @@ class Rows:
 
     def __init__(
         self,
-        guided: GuidedNetwork,
+        networks: GuidedNetwork,
         process: Process,
         capacity: int,
         *,
         modulation_bytes: int,
         graphs: Graphs | None = None,
     ) -> None:
-        examples = [plan(name, 2, process) for name in samplers_of(process)]
-        history = max(example.history for example in examples)
-        self._dtype, self._device = examples[0].dtype, guided.network.device
-        self._shape = guided.network.latent_shape
-        self._state = self._zeros(capacity, 2 + history, *self._shape)
-        self._origins = self._zeros(capacity, 3, dtype=torch.int64)
-        self._entries = self._zeros(capacity, dtype=torch.int64)
-        self._clock = self._zeros(dtype=torch.int64)
-        networks = [network for network in (guided.network, guided.reference) if network]
-        pair_bytes = sum(n.modulation_width * n.dtype.itemsize for n in networks)
-        self.window = min(MAX_WINDOW, max(1, modulation_bytes // (capacity * pair_bytes)))
-        self._predictor = Predictor(guided, capacity * self.window)
-        lines = self._zeros(capacity * self.window, FACTORS + 2 + history)
-        self._windows = Windows(self._predictor, capacity, self.window, lines)
+        self.window = _window(networks, capacity, modulation_bytes)
         self._graphs = graphs
+        self._shape, arrays = networks.network.latent_shape, arrays_on(networks.network.device)
+        self._arrays = arrays
+        self._predictor = Predictor(networks, capacity * self.window)
+        self._initial = InitialNoise(self._shape, arrays)
+        examples = [plan(name, 2, process) for name in samplers_of(process)]
+        history, dtype = max(example.history for example in examples), examples[0].dtype
+        self._x = arrays.zeros(capacity, *self._shape, dtype=dtype)
+        self._base = arrays.zeros(capacity, *self._shape, dtype=dtype)
+        self._history = arrays.zeros(capacity, history, *self._shape, dtype=dtype)
+        self._conditions = arrays.of(networks.network.no_condition(capacity))
+        self._origins = arrays.zeros(3, capacity, dtype=torch.int64)
+        self._entries = arrays.zeros(capacity, dtype=torch.int64)
+        self._clock = arrays.zeros(1, dtype=torch.int64)
+        width = FACTORS + 2 + history
+        lines = arrays.zeros(capacity * self.window, width, dtype=dtype)
+        self._windows = Windows(capacity, self.window, lines, arrays)
         self._seats: dict[int, _Seat] = {}
         self._places: list[_Seat | None] = []  # None: its row has left
         self._due: defaultdict[int, list[_Seat]] = defaultdict(list)
+        self._unprepared: list[tuple[_Seat, int]] = []
         self._needs = np.zeros(3, np.int64)
         self._evaluation = 0
-
-    def _zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        return torch.zeros(shape, dtype=dtype or self._dtype, device=self._device)
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self._seats)
 
-    def join(self, newcomers: Sequence[RowSpec]) -> list[int]:
-        """Give each row its initial latent; return the slots, by which rows are known here."""
-        slots = self._windows.take(len(newcomers))
-        holes = [place for place, seat in enumerate(self._places) if seat is None]
-        holes = holes[: len(newcomers)]
-        appended = range(len(self._places), len(self._places) + len(newcomers) - len(holes))
-        self._places += [None] * len(appended)
-        places = [*holes, *appended]
+    def join(self, newcomers: Sequence[RowSpec], upcoming: Upcoming = lambda _: ()) -> list[int]:
+        """Give each row a place; return the slots, by which rows are known here.
+
+        Args:
+            newcomers: At most as many as there are free places.
+            upcoming: Whose noise may be computed with that of the newcomers.
+        """
+        begun = self._begun(newcomers, upcoming)  # first: it may fail, and then nobody has joined
+        slots, places = self._windows.take(len(newcomers)), self._take_places(len(newcomers))
         for spec, slot, place in zip(newcomers, slots, places, strict=True):
             seat = _Seat(spec, slot, self._evaluation, place)
             self._places[place] = self._seats[slot] = seat
             self._due[self._evaluation].append(seat)
-            self._needs += spec.needs
-        self._state[places] = self._initial(newcomers)
-        self._origins[places] = torch.tensor(
-            [(_signed(spec.seed), spec.index, self._evaluation) for spec in newcomers],
-            device=self._device,
-        )
+            self._needs += spec.plan.needs
+        x, conditions, origins = begun
+        self._x[places] = x
+        self._base[places] = x
+        self._history[places] = 0.0
+        self._conditions[places] = conditions
+        self._origins[:, places] = origins
         return slots
+
+    def _take_places(self, rows: int) -> list[int]:
+        """Return places for so many rows: free ones first, then new ones at the end."""
+        holes = [place for place, seat in enumerate(self._places) if seat is None][:rows]
+        end = len(self._places) + rows - len(holes)
+        places = [*holes, *range(len(self._places), end)]
+        self._places += [None] * (rows - len(holes))
+        return places
 
     def leave(self, slots: Sequence[int]) -> None:
         """Free these slots and the places of their rows."""
         for slot in slots:
             seat = self._seats.pop(slot)
             self._places[seat.place] = None
-            self._needs -= seat.spec.needs
+            self._needs -= seat.spec.plan.needs
         self._windows.give_back(slots)
 
     def evaluations(self, slot: int) -> int:
@@ -138,81 +148,96 @@ class Rows:
 
     def latents(self, slots: Sequence[int]) -> Tensor:
         """Return a copy of the states of these rows, ``(n, C, S, S)``."""
-        return self._state[[self._seats[slot].place for slot in slots], _X]
+        return self._arrays.tensor(self._x[[self._seats[slot].place for slot in slots]])
 
     def step(self) -> None:
         """Take every row through its next evaluation."""
-        self._load_windows()
         self._close_ranks()
-        kind = _Kind(*(self._needs > 0).tolist())
-        rows = len(self._places)
+        self._load_windows()
+        rows, kind = len(self._places), _Kind(*(self._needs > 0).tolist())
+        fused = not (kind.guided or self._graphs) and self._predictor.fuses(rows)
+        if not fused:
+            self._prepare()
         if self._graphs is None:
-            self._advance(rows, kind)
+            self._advance(rows, kind, fused=fused)
         else:
             rows = self._graphs.bucket(rows)
-            self._graphs.run((rows, kind), lambda: self._advance(rows, kind), self._buffers())
+            changed = [self._x, self._base, self._history, self._entries, self._clock]
+            self._graphs.run((rows, kind), lambda: self._advance(rows, kind, fused=False), changed)
         self._evaluation += 1
 
-    def _buffers(self) -> list[Tensor]:
-        return [self._state, self._entries, self._clock]
-
-    def _advance(self, n: int, kind: _Kind) -> None:
+    def _advance(self, n: int, kind: _Kind, *, fused: bool) -> None:
         """Evaluate the rows in the first places; every shape depends on the arguments only."""
-        entries, lines = self._entries[:n], self._windows.lines.index_select(0, self._entries[:n])
-        x, base, history = self._state[:n, _X], self._state[:n, _BASE], self._state[:n, _HISTORY:]
-        if kind.guided:
-            prediction = self._predictor.predict_guided(x, entries, lines[:, GUIDANCE])
-        else:
-            prediction = self._predictor.predict(x, entries)
-        factors = lines[:, FACTORS:].mT[..., None, None, None]
-        new = combine(factors, base, prediction, history)
+        x, base, history = self._x[:n], self._base[:n], self._history[:n]
+        entries = self._entries[:n]
+        lines = self._windows.lines[entries]
+        prediction = self._predict(x, entries, lines, kind, fused=fused)
+        new = combine(lines[:, FACTORS:].T[..., None, None, None], base, prediction, history)
         if kind.noisy:
             self._add_noise(new, lines[:, NOISE], n)
+        x[...] = new
         if kind.keeps_base:
-            base.copy_(torch.where(lines[:, COMMIT, None, None, None] != 0, new, base))
-        else:
-            base.copy_(new)
-        x.copy_(new)
-        if history.shape[1] > 1:
-            history[:, 1:] = history[:, :-1].clone()
+            new = self._arrays.where(lines[:, COMMIT, None, None, None] != 0, new, base)
+        base[...] = new
+        for h in range(history.shape[1] - 1, 0, -1):
+            history[:, h] = history[:, h - 1]
         if history.shape[1]:
             history[:, 0] = prediction
-        entries.add_(1).clamp_(max=len(self._windows.lines) - 1)  # where no row is, it has to end
+        entries += 1
+        entries %= len(self._windows.lines)  # an entry may lie in no window where no row is
         self._clock += 1
 
-    def _add_noise(self, x: Tensor, amplitudes: Tensor, n: int) -> None:
-        """Add fresh noise of these amplitudes, ``(n,)``, to the states in place."""
-        seeds, indices, firsts = self._origins[:n].unbind(1)
-        stages = noise.stage_of_evaluation(0) + self._clock - firsts
-        if x.device.type == "cpu":  # computed where it is needed only
-            noisy = amplitudes.nonzero(as_tuple=True)[0]
-            fresh = noise.normal_tensor(seeds[noisy], indices[noisy], stages[noisy], self._shape)
-            x[noisy] += amplitudes[noisy, None, None, None] * fresh.to(x.dtype)
+    def _predict(
+        self, x: Array, entries: Array, lines: Array, kind: _Kind, *, fused: bool
+    ) -> Array:
+        tensor = self._arrays.tensor
+        if fused:
+            conditions = tensor(self._conditions[: len(x)])
+            prediction = self._predictor.fused(tensor(x), tensor(lines[:, TIME]), conditions)
+        elif kind.guided:
+            weights = tensor(lines[:, GUIDANCE])
+            prediction = self._predictor.guided(tensor(x), tensor(entries), weights)
         else:
-            fresh = noise.normal_tensor(seeds, indices, stages, self._shape)
-            x += amplitudes[:, None, None, None] * fresh.to(x.dtype)
+            prediction = self._predictor.prepared(tensor(x), tensor(entries))
+        return self._arrays.of(prediction)
 
-    def _initial(self, specs: Sequence[RowSpec]) -> Tensor:
-        """Return state, base and history of rows at their start, ``(n, 2 + H, C, S, S)``."""
-        seeds = torch.tensor([_signed(spec.seed) for spec in specs], device=self._device)
-        indices = torch.tensor([spec.index for spec in specs], device=self._device)
+    def _add_noise(self, x: Array, amplitudes: Array, n: int) -> None:
+        """Add fresh noise of these amplitudes, ``(n,)``, to the states in place."""
+        seeds, indices, firsts = self._origins[:, :n]
+        stages = self._clock - firsts + noise.stage_of_evaluation(0)
+        noisy: Array = slice(None)
+        if isinstance(x, np.ndarray):  # on a GPU, where work must not vary, for all
+            noisy = np.flatnonzero(amplitudes)
+        fresh = self._arrays.normal(seeds[noisy], indices[noisy], stages[noisy], self._shape)
+        x[noisy] += amplitudes[noisy][:, None, None, None] * self._like_x(fresh)
 
-        def normal(stage: int) -> Tensor:
-            stages = torch.full_like(indices, stage)
-            fresh = noise.normal_tensor(seeds, indices, stages, self._shape)
-            return fresh.to(self._dtype)
+    def _like_x(self, values: Array) -> Array:
+        return self._arrays.of(self._arrays.tensor(values).to(self._arrays.tensor(self._x).dtype))
 
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=self._dtype, device=self._device)[:, None, None, None]
+    def _begun(self, specs: Sequence[RowSpec], upcoming: Upcoming) -> tuple[Array, Array, Array]:
+        """Return states, conditions and origins of rows at their start."""
+        keys = [(signed(spec.seed), spec.index, self._evaluation) for spec in specs]
+        origins = self._arrays.of(torch.tensor(keys).T.contiguous())
+        initial = self._initial.take([(spec.seed, spec.index) for spec in specs], upcoming)
+        x = self._scaled(self._like_x(self._arrays.stack(initial)), specs, origins)
+        conditions = self._arrays.of(torch.stack([spec.condition for spec in specs]))
+        return x, conditions, origins
 
-        x = column([spec.plan.initial_scale for spec in specs]) * normal(noise.INITIAL_LATENT)
+    def _scaled(self, x: Array, specs: Sequence[RowSpec], origins: Array) -> Array:
+        """Return initial noise as the plans want it."""
+        if any(spec.plan.initial_scale != 1 for spec in specs):
+            x = self._column([spec.plan.initial_scale for spec in specs]) * x
         if any(spec.plan.initial_noise for spec in specs):
-            amplitudes = column([spec.plan.initial_noise for spec in specs])
-            fresh = amplitudes * normal(noise.BEFORE_FIRST_EVALUATION)
-            x = torch.where(amplitudes != 0, x + fresh, x)
-        state = self._zeros(len(specs), *self._state.shape[1:])
-        state[:, _X] = state[:, _BASE] = x
-        return state
+            amplitudes = self._column([spec.plan.initial_noise for spec in specs])
+            stages = 0 * origins[0] + noise.BEFORE_FIRST_EVALUATION
+            fresh = self._arrays.normal(origins[0], origins[1], stages, self._shape)
+            added = x + amplitudes * self._like_x(fresh)
+            x = self._arrays.where(amplitudes != 0, added, x)
+        return x
+
+    def _column(self, values: list[float]) -> Array:
+        column = torch.tensor(values, dtype=self._arrays.tensor(self._x).dtype)
+        return self._arrays.of(column)[:, None, None, None]
 
     def _load_windows(self) -> None:
         """Bring in the next window of rows that begin one now."""
@@ -220,33 +245,53 @@ class Rows:
         seats = [seat for seat in due if self._seats.get(seat.slot) is seat]
         if not seats:
             return
-        begins = [self._evaluation - seat.first for seat in seats]
-        self._windows.load(
-            [(seat.slot, seat.spec, k) for seat, k in zip(seats, begins, strict=True)]
-        )
-        entries = [seat.slot * self.window for seat in seats]
-        self._entries[[seat.place for seat in seats]] = torch.tensor(entries, device=self._device)
-        for seat, k in zip(seats, begins, strict=True):
-            if k + self.window < len(seat.spec.plan):
+        for seat in seats:
+            begin = self._evaluation - seat.first
+            self._windows.load(seat.slot, seat.spec.plan, begin)
+            self._unprepared.append((seat, begin))
+            if begin + self.window < len(seat.spec.plan):
                 self._due[self._evaluation + self.window].append(seat)
+        entries = torch.tensor([seat.slot * self.window for seat in seats])
+        self._entries[[seat.place for seat in seats]] = self._arrays.of(entries)
+
+    def _prepare(self) -> None:
+        """Have modulations computed for what is left of windows that have none."""
+        spans, conditions = [], []
+        for seat, begin in self._unprepared:
+            done = self._evaluation - seat.first - begin
+            left = len(seat.spec.plan) - begin
+            if self._seats.get(seat.slot) is seat and done < min(left, self.window):
+                first = seat.slot * self.window
+                span = torch.arange(first + done, first + min(left, self.window))
+                spans.append(span)
+                conditions += [seat.spec.condition] * len(span)
+        self._unprepared.clear()
+        if spans:
+            entries = self._arrays.tensor(self._arrays.of(torch.cat(spans)))
+            lines = self._arrays.tensor(self._windows.lines)[entries]
+            condition = torch.stack(conditions).to(entries.device)
+            self._predictor.prepare(entries, lines[:, TIME], lines[:, GUIDANCE], condition)
 
     def _close_ranks(self) -> None:
         """Move the last rows into places that are free."""
-        if len(self._places) == len(self._seats):
-            return
         n = len(self._seats)
+        if len(self._places) == n:
+            return
         free = [place for place in range(n) if self._places[place] is None]
         movers = [seat for seat in self._places[n:] if seat is not None]
         del self._places[n:]
         if not movers:
             return
         sources = [seat.place for seat in movers]
-        for tensor in (self._state, self._origins, self._entries):
-            tensor[free] = tensor[sources]
+        for array in (self._x, self._base, self._history, self._conditions, self._entries):
+            array[free] = array[sources]
+        self._origins[:, free] = self._origins[:, sources]
         for place, seat in zip(free, movers, strict=True):
             self._places[place], seat.place = seat, place
 
 
-def _signed(seed: int) -> int:
-    """Return the signed 64-bit integer with the bits of an unsigned one."""
-    return seed - 2**64 if seed >= 2**63 else seed
+def _window(networks: GuidedNetwork, capacity: int, modulation_bytes: int) -> int:
+    """Return how many evaluations ahead the memory allows to prepare."""
+    each = [network for network in (networks.network, networks.reference) if network]
+    pair_bytes = sum(network.modulation_width * network.dtype.itemsize for network in each)
+    return min(MAX_WINDOW, max(1, modulation_bytes // (capacity * pair_bytes)))

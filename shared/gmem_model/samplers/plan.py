@@ -94,7 +94,13 @@ class Plan:
         """Return H, the number of earlier predictions a row remembers."""
         return self.previous.shape[1]
 
-    @property
+    @cached_property
+    def needs(self) -> NDArray[np.int64]:
+        """1 or 0 each: the plan adds noise, is guided, keeps a base over some evaluation."""
+        needs = self.noise.any(), (self.guidance != 1).any(), not self.commit.all()
+        return np.array(needs, np.int64)
+
+    @cached_property
     def network_evaluations(self) -> int:
         """Return how often networks are evaluated, those for guidance included."""
         return len(self) + int(np.count_nonzero(self.guidance != 1))
