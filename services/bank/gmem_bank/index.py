@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmem_shared.bank_data import BankData
+from gmem_shared.bank_rows import Progress
 from gmem_shared.errors import CorruptVersionError, InvalidRequestError
 
 EXACT_ROWS = 40_000
@@ -34,6 +35,8 @@ _FACTORY = re.compile(r"(HNSW|IVF)(\d{1,6}),(Flat|SQ8|SQfp16)")
 _MIN_EF_SEARCH = 128
 _LISTS_PER_PROBE = 16
 _MIN_PROBES = 8
+_TRAINING_ROWS = 65_536
+_TRAINING_PER_LIST = 40  # faiss warns below 39
 _MAX_LOOP = 1 << 33
 _MAX_VECTOR_BYTES = 1 << 37
 
@@ -116,8 +119,18 @@ def exact_search(
     return Found(rows, scores, exact=True)
 
 
-def build_index(data: BankData, factory: str) -> Index:
+def build_index(
+    data: BankData, factory: str, progress: Progress = lambda rows: None
+) -> Index:
     """Build an index over the normalised rows; ``factory`` is e.g. ``HNSW32,SQ8``.
+
+    It is trained on a sample and filled in blocks: besides the index itself it takes a few
+    hundred MB, whatever the size of the bank.
+
+    Args:
+        data: The bank.
+        factory: Kind of index, as faiss spells it.
+        progress: Told the number of rows added since it was told last.
 
     Raises:
         InvalidRequestError: The factory string is not among those served.
@@ -128,9 +141,12 @@ def build_index(data: BankData, factory: str) -> Index:
             f"found {factory!r}"
         )
     index: Index = faiss.index_factory(data.dimension, factory, faiss.METRIC_INNER_PRODUCT)
-    index.train(_unit_rows(data, np.arange(len(data))))
+    lists = index.nlist if isinstance(index, stubbed_faiss.IndexIVF) else 0
+    index.train(_unit_rows(data, _sample(data, max(_TRAINING_ROWS, lists * _TRAINING_PER_LIST))))
     for start in range(0, len(data), _BLOCK_ROWS):
-        index.add(_unit_rows(data, np.arange(start, min(start + _BLOCK_ROWS, len(data)))))
+        rows = np.arange(start, min(start + _BLOCK_ROWS, len(data)))
+        index.add(_unit_rows(data, rows))
+        progress(len(rows))
     return index
 
 
@@ -140,7 +156,7 @@ def measure_recall(data: BankData, index: Index, queries: int, count: int = 10) 
     The queries are rows of the bank, evenly spaced.
     """
     ranges = _ranges(data, None)
-    rows = np.linspace(0, len(data) - 1, min(queries, len(data)), dtype=np.int64)
+    rows = _sample(data, queries)
     vectors, count = _unit_rows(data, rows), min(count, len(data))
     truth = exact_search(data, vectors, count, ranges).rows
     found = _index_search(index, data, vectors, count).rows
@@ -213,6 +229,11 @@ def _best(rows: Rows, scores: NDArray[Any], count: int) -> tuple[Rows, Scores]:
         np.take_along_axis(rows, order, axis=1),
         np.take_along_axis(scores, order, axis=1).astype(np.float32),
     )
+
+
+def _sample(data: BankData, count: int) -> Rows:
+    """Return row numbers, evenly spaced: a share of each class."""
+    return np.linspace(0, len(data) - 1, min(count, len(data)), dtype=np.int64)
 
 
 def _unit_rows(data: BankData, rows: Rows) -> Scores:
