@@ -52,9 +52,7 @@ class GeneratedRows:
         return made.astype(self.dtype)
 
 
-def publish_rows(
-    repository: Repository, rows: int, folder: Path, progress: Progress
-) -> Version:
+def publish_rows(repository: Repository, rows: int, folder: Path, progress: Progress) -> Version:
     """Publish a bank of generated rows through the real store; ``folder`` is for its files."""
     features = GeneratedRows(rows)
     files, metadata = write_bank(
