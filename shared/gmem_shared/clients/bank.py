@@ -46,6 +46,7 @@ class BankClient:
         self._address = address
         self._timeout_seconds = timeout_seconds
         self._channel: grpc.aio.Channel | None = None
+        self._started_stub: bank_pb2_grpc.BankAsyncStub | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> BankClient:
@@ -55,12 +56,13 @@ class BankClient:
     async def start(self) -> None:
         """Open the channel; the service need not be there yet."""
         self._channel = rpc.channel(self._address, [(_SERVICE, method) for method in _READS])
+        self._started_stub = bank_pb2_grpc.BankStub(self._channel)
 
     async def close(self) -> None:
         """Close the channel, cancelling calls in flight."""
         if self._channel is not None:
             await self._channel.close(grace=None)
-            self._channel = None
+            self._channel = self._started_stub = None
 
     async def check(self) -> None:
         """Return when the service answers with at least one bank.
@@ -124,9 +126,9 @@ class BankClient:
 
     @property
     def _stub(self) -> bank_pb2_grpc.BankAsyncStub:
-        if self._channel is None:
+        if self._started_stub is None:
             raise NotReadyError(f"client of the {self._name} is not started")
-        return bank_pb2_grpc.BankStub(self._channel)
+        return self._started_stub
 
     async def _call(
         self,
