@@ -6,10 +6,15 @@ open loop shows it (Schroeder et al., NSDI 2006).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 Times = NDArray[np.float64]
+
+Process = Callable[[float, float, np.random.Generator], Times]
+"""Given rate, seconds and randomness: the sorted arrival times."""
 
 
 def poisson(rate: float, seconds: float, rng: np.random.Generator) -> Times:

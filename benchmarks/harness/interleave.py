@@ -8,10 +8,11 @@ out; their median and their range are what a benchmark reports.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -33,14 +34,14 @@ class Spread:
         return f"{self.median:.3g} ({self.lowest:.3g} … {self.highest:.3g})"
 
 
-def order(sides: Sequence[str], repetition: int) -> list[str]:
+def order(sides: Sequence[K], repetition: int) -> list[K]:
     """Return the order of a repetition: forward, then backward, in turn."""
     return list(sides) if repetition % 2 == 0 else list(reversed(sides))
 
 
 def interleaved(
-    sides: Mapping[str, Callable[[int], T]], repetitions: int = 5, warm_up: int = 1
-) -> dict[str, list[T]]:
+    sides: Mapping[K, Callable[[int], T]], repetitions: int = 5, warm_up: int = 1
+) -> dict[K, list[T]]:
     """Measure all sides in every repetition; return one result per repetition and side.
 
     Args:
@@ -48,7 +49,7 @@ def interleaved(
         repetitions: How often.
         warm_up: Repetitions before these, whose results are dropped.
     """
-    results: dict[str, list[T]] = {side: [] for side in sides}
+    results: dict[K, list[T]] = {side: [] for side in sides}
     for repetition in range(-warm_up, repetitions):
         for side in order(tuple(sides), repetition):
             result = sides[side](repetition)
