@@ -141,8 +141,16 @@ def error_of(failure: grpc.aio.AioRpcError, service: str) -> GmemError:
 
 def to_tensor(array: NDArray[Any]) -> bank_pb2.Tensor:
     """Put an array into a message: little-endian bytes, C order."""
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return bank_pb2.Tensor(dtype=array.dtype.name, shape=array.shape, data=little.tobytes())
+    tensor = bank_pb2.Tensor()
+    fill_tensor(tensor, array)
+    return tensor
+
+
+def fill_tensor(tensor: bank_pb2.Tensor, array: NDArray[Any]) -> None:
+    """Put an array into an empty message that is part of another: one that is added is copied."""
+    tensor.dtype = array.dtype.name
+    tensor.shape.extend(array.shape)
+    tensor.data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def from_tensor(

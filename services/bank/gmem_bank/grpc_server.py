@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from gmem_bank.service import BankService
 from gmem_shared import rpc
 from gmem_shared.bank_messages import (
+    fill_snippets,
     info_to_message,
     neighbours_to_message,
     queries_from_message,
@@ -57,8 +58,9 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         with _problems(context):
             specs = [spec_from_message(spec) for spec in request.specs]
             snippets, counts = self._service.draw(request.bank, specs)
-            message = snippets_to_message(with_dtype(snippets, request.dtype))
-            return bank_pb2.DrawResponse(snippets=message, counts=counts)
+            response = bank_pb2.DrawResponse(counts=counts)
+            fill_snippets(response.snippets, with_dtype(snippets, request.dtype))
+            return response
 
     def Gather(  # noqa: N802
         self, request: bank_pb2.GatherRequest, context: grpc.ServicerContext
@@ -66,8 +68,9 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         """Return the named rows in the order asked for."""
         with _problems(context):
             snippets = self._service.gather(request.bank, request.rows)
-            message = snippets_to_message(with_dtype(snippets, request.dtype))
-            return bank_pb2.GatherResponse(snippets=message)
+            response = bank_pb2.GatherResponse()
+            fill_snippets(response.snippets, with_dtype(snippets, request.dtype))
+            return response
 
     def Search(  # noqa: N802
         self, request: bank_pb2.SearchRequest, context: grpc.ServicerContext
