@@ -18,6 +18,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ HNSW_ROWS = 4_000_000
 
 _BLOCK_ROWS = 16_384
 _SCAN_ROWS = 2048  # a block stays in the cache of a core
-_OVERSAMPLING = 4
+_OVERSAMPLING = 2
 _FACTORY = re.compile(r"(HNSW|IVF)(\d{1,6}),(Flat|SQ8|SQfp16)")
 _HNSW_EFFORTS = (64, 128, 256, 512)
 _IVF_EFFORTS = (8, 16, 32, 64, 128, 256)
@@ -270,21 +271,26 @@ class _Index:
         if isinstance(index, stubbed_faiss.IndexIVF) and faiss.get_num_gpus():
             self._index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
             self._lock = threading.Lock()
+        self._parameters = search_parameters(self._index, effort, effort)
 
     def search(self, queries: Scores, count: int) -> Found:
         """Find about ``count`` most similar rows; queries have length 1."""
         data = self._data
         candidates = min(len(data), count * _OVERSAMPLING)
-        parameters = search_parameters(self._index, self._effort, candidates)
+        parameters = self._parameters
+        if candidates > self._effort:
+            parameters = search_parameters(self._index, self._effort, candidates)
         with self._lock:
             _, proposed = self._index.search(queries, candidates, params=parameters)
-        vectors = _unit_rows(data, data.vectors.take(proposed.ravel(), axis=0, mode="clip"))
-        vectors = vectors.reshape(*proposed.shape, data.dimension)
+        stored = data.vectors.take(proposed.ravel(), axis=0, mode="clip")
+        vectors = _float32(stored).reshape(*proposed.shape, data.dimension)
         scores = np.einsum("qd,qkd->qk", queries, vectors)
-        usable = proposed >= 0
+        if not data.normalized:
+            scores /= np.sqrt(np.einsum("qkd,qkd->qk", vectors, vectors))
+        unusable = proposed < 0
         if data.has_deleted:
-            usable[usable] = ~data.tombstoned(proposed[usable])
-        proposed[~usable], scores[~usable] = -1, -np.inf
+            unusable |= data.tombstoned(np.maximum(proposed, 0))
+        proposed[unusable], scores[unusable] = -1, -np.inf
         return Found(*_best(proposed, scores, count), exact=False)
 
 
@@ -292,18 +298,11 @@ def _efforts(index: Index) -> tuple[int, ...]:
     return _IVF_EFFORTS if isinstance(index, stubbed_faiss.IndexIVF) else _HNSW_EFFORTS
 
 
-def _best(rows: Rows, scores: NDArray[Any], count: int) -> tuple[Rows, Scores]:
+def _best(rows: Rows, scores: Scores, count: int) -> tuple[Rows, Scores]:
     """Keep the best ``count`` columns; equal scores are ordered by row number."""
     order = np.lexsort((rows, -scores), axis=1)[:, :count]
-    return (
-        np.take_along_axis(rows, order, axis=1),
-        np.take_along_axis(scores, order, axis=1).astype(np.float32),
-    )
-
-
-def _sample(data: BankData, count: int) -> Rows:
-    """Return row numbers, evenly spaced: a share of each class."""
-    return np.linspace(0, len(data) - 1, min(count, len(data)), dtype=np.int64)
+    lines = np.arange(len(rows))[:, np.newaxis]
+    return rows[lines, order], scores[lines, order]
 
 
 def _existing(data: BankData, begin: int, end: int) -> tuple[Rows, Scores]:
@@ -315,16 +314,30 @@ def _existing(data: BankData, begin: int, end: int) -> tuple[Rows, Scores]:
     return rows, _unit_rows(data, vectors)
 
 
+def _sample(data: BankData, count: int) -> Rows:
+    """Return row numbers, evenly spaced: a share of each class."""
+    return np.linspace(0, len(data) - 1, min(count, len(data)), dtype=np.int64)
+
+
 def _unit_rows(data: BankData, stored: NDArray[Any]) -> Scores:
     """Return vectors as stored, ``(m, d)``, as float32 of length 1."""
-    if stored.dtype == np.float16:  # faiss converts twice as fast as numpy
-        half = faiss.ScalarQuantizer(data.dimension, faiss.ScalarQuantizer.QT_fp16)
-        vectors: Scores = half.decode(stored.view(np.uint8))
-    else:
-        vectors = stored.astype(np.float32)
+    vectors = _float32(stored)
     if not data.normalized:
         vectors *= 1 / np.sqrt(np.einsum("nd,nd->n", vectors, vectors))[:, np.newaxis]
     return vectors
+
+
+def _float32(stored: NDArray[Any]) -> Scores:
+    """Copy vectors as stored, ``(m, d)``; faiss converts twice as fast as numpy."""
+    if stored.dtype == np.float16:
+        converted: Scores = _half(stored.shape[1]).decode(stored.view(np.uint8))
+        return converted
+    return stored.astype(np.float32)
+
+
+@cache
+def _half(dimension: int) -> Any:
+    return faiss.ScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16)
 
 
 def _normalized_queries(queries: Scores, dimension: int) -> Scores:
@@ -334,7 +347,7 @@ def _normalized_queries(queries: Scores, dimension: int) -> Scores:
             f"queries: expected shape (q, {dimension}), found {queries.shape}"
         )
     # Squares of finite float32 may overflow or vanish in float32, not in float64.
-    norms = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+    norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))[:, np.newaxis]
     if not (np.isfinite(norms) & (norms > 0)).all():
         raise InvalidRequestError("queries: expected finite vectors that are not zero")
     normalized: Scores = (queries / norms).astype(np.float32)
