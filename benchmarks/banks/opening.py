@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from gmem_bank.snapshots import open_snapshot
+from gmem_bank.snapshots import Snapshot, open_snapshot
 from gmem_shared.draw import draw_rows
 from gmem_shared.store import Store
 from gmem_shared.types import DrawSpec
@@ -34,7 +34,7 @@ def main(store: str, bank: str) -> None:
     )
 
 
-def _open(store: str, bank: str, *, used: bool):
+def _open(store: str, bank: str, *, used: bool) -> tuple[Snapshot, int]:
     repository = Store.from_url(store, cache_dir=Path(store) / "cache").repository("banks", bank)
     version = repository.latest()
     snapshot = open_snapshot(repository, version)
