@@ -116,7 +116,7 @@ def search_everywhere(bank: Bank, repetitions: int, outcome: Outcome) -> None:
 
 
 def search_in_class(bank: Bank, repetitions: int, outcome: Outcome) -> None:
-    """Search a class: the bank, and FAISS's index with a filter, hard enough or until patience ends."""
+    """Search a class: the bank, and FAISS's index with a filter, within reason."""
     index = faiss.read_index(str(bank.index), faiss.IO_FLAG_MMAP_IFC)
     searcher = bank.searcher()
     asked = list(zip(bank.queries[:, np.newaxis], bank.labels, strict=True))[:16]

@@ -105,6 +105,27 @@ def test_effort_is_always_explicit(opened: Open, factory: str) -> None:
         assert index.search_parameters(built, effort=64, count=40).efSearch == 64
 
 
+def test_lists_are_searched_on_a_gpu_when_there_is_one_and_graphs_are_not(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[type] = []
+
+    def to_gpu(resources: object, device: int, on_cpu: Any) -> Any:
+        moved.append(type(on_cpu))
+        return on_cpu
+
+    data = many(opened)
+    built = {factory: build_index(data, factory) for factory in ("HNSW16,SQ8", "IVF16,SQ8")}
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", to_gpu, raising=False)
+    for factory, one in built.items():
+        write_index(one, tmp_path / factory)
+        searcher = Searcher(data, tmp_path / factory, exact_rows=0)
+        assert searcher.search(data.vectors[[5]].astype(np.float32), 3).rows[0, 0] == 5
+    assert moved == [faiss.IndexIVFScalarQuantizer]
+
+
 def test_deleted_rows_are_never_found(store: Store, tmp_path: Path) -> None:
     repository = store.repository("banks", "digits")
     version = banks.publish(store, **banks.features(600))
