@@ -76,10 +76,10 @@ def multiply_high(value: Words64, bound: Words64) -> Words64:
     bound_low, bound_high = bound & _LOW, bound >> _32
     low = value_low * bound_low
     middle = value_high * bound_low + (low >> _32)
-    if not bound_high.any():
-        return middle >> _32
-    carry = value_low * bound_high + (middle & _LOW)
-    high: Words64 = value_high * bound_high + (middle >> _32) + (carry >> _32)
+    high: Words64 = middle >> _32
+    if bound_high.any():
+        carry = value_low * bound_high + (middle & _LOW)
+        high += value_high * bound_high + (carry >> _32)
     return high
 
 
