@@ -41,6 +41,7 @@ HNSW_ROWS = 4_000_000
 
 _BLOCK_ROWS = 16_384
 _SCAN_ROWS = 2048  # a block stays in the cache of a core
+_FEW_QUERIES = 8
 _OVERSAMPLING = 2
 _FACTORY = re.compile(r"(HNSW|IVF)(\d{1,6}),(Flat|SQ8|SQfp16)")
 _HNSW_EFFORTS = (64, 128, 256, 512)
@@ -50,6 +51,8 @@ _TRAINING_ROWS = 65_536
 _TRAINING_PER_LIST = 40  # faiss warns below 39
 _MAX_LOOP = 1 << 33
 _MAX_VECTOR_BYTES = 1 << 37
+
+_of_thread = threading.local()
 
 faiss.set_deserialization_loop_limit(_MAX_LOOP)
 faiss.set_deserialization_vector_byte_limit(_MAX_VECTOR_BYTES)
@@ -96,6 +99,7 @@ class Searcher:
         exact_rows: int = EXACT_ROWS,
     ) -> None:
         self._data = data
+        self._exact = _Exact(data)
         self._exact_rows = exact_rows
         self._index = None
         if index_file is not None:
@@ -112,31 +116,18 @@ class Searcher:
         queries = _normalized_queries(queries, self._data.dimension)
         ranges = _ranges(self._data, labels)
         if self._index is None or labels is not None or len(self._data) <= self._exact_rows:
-            return exact_search(self._data, queries, count, ranges)
+            return self._exact.search(queries, count, ranges)
         found = self._index.search(queries, count)
         if (found.rows[:, count - 1 :] >= 0).all():
             return found
-        return replace(exact_search(self._data, queries, count, ranges), fell_back=True)
+        return replace(self._exact.search(queries, count, ranges), fell_back=True)
 
 
 def exact_search(
     data: BankData, queries: Scores, count: int, ranges: Sequence[tuple[int, int]]
 ) -> Found:
     """Compare every row in ``ranges`` with every query; queries have length 1."""
-    rows = np.full((len(queries), count), -1, np.int64)
-    scores = np.full((len(queries), count), -np.inf, np.float32)
-    for begin, end in ranges:
-        for start in range(begin, end, _SCAN_ROWS):
-            block, vectors = _existing(data, start, min(start + _SCAN_ROWS, end))
-            if not len(block):
-                continue
-            block_scores, positions = faiss.knn(
-                queries, vectors, min(count, len(block)), faiss.METRIC_INNER_PRODUCT
-            )
-            rows, scores = _best(
-                np.hstack([rows, block[positions]]), np.hstack([scores, block_scores]), count
-            )
-    return Found(rows, scores, exact=True)
+    return _Exact(data).search(queries, count, ranges)
 
 
 def plan_index(rows: int) -> str:
@@ -254,6 +245,107 @@ def search_parameters(index: Index, effort: int, count: int) -> stubbed_faiss.Se
     else:
         parameters = faiss.SearchParametersHNSW(efSearch=max(effort, count))
     return parameters
+
+
+class _Exact:
+    """Compares rows of one bank version with queries, one by one.
+
+    Few queries are compared with float16 rows where these lie, in the mapped file: converting a row
+    costs more than five comparisons. A cosine then needs the row's length, which is computed when a
+    row is first compared; the rows never compared take no memory for it.
+    """
+
+    def __init__(self, data: BankData) -> None:
+        self._data = data
+        self._lengths = np.zeros(len(data), np.float32)
+
+    def search(self, queries: Scores, count: int, ranges: Sequence[tuple[int, int]]) -> Found:
+        """Find the ``count`` most similar rows in ``ranges``; queries have length 1."""
+        if self._data.vectors.dtype == np.float16 and len(queries) <= _FEW_QUERIES:
+            return self._scan(queries, count, ranges)
+        return self._convert(queries, count, ranges)
+
+    def _scan(self, queries: Scores, count: int, ranges: Sequence[tuple[int, int]]) -> Found:
+        rows = np.full((len(queries), count), -1, np.int64)
+        scores = np.full((len(queries), count), -np.inf, np.float32)
+        candidates = np.concatenate([np.arange(begin, end) for begin, end in ranges])
+        if self._data.has_deleted:
+            kept = np.flatnonzero(~self._data.tombstoned(candidates))
+        else:
+            kept = np.arange(len(candidates))
+        for number, query in enumerate(queries):
+            parts = [self._cosines(query, begin, end) for begin, end in ranges]
+            cosines = np.concatenate(parts)[kept]
+            best = _top(cosines, count)
+            rows[number, : len(best)] = candidates[kept[best]]
+            scores[number, : len(best)] = cosines[best]
+        return Found(rows, scores, exact=True)
+
+    def _convert(self, queries: Scores, count: int, ranges: Sequence[tuple[int, int]]) -> Found:
+        rows = np.full((len(queries), count), -1, np.int64)
+        scores = np.full((len(queries), count), -np.inf, np.float32)
+        for begin, end in ranges:
+            for start in range(begin, end, _SCAN_ROWS):
+                block, vectors = _existing(self._data, start, min(start + _SCAN_ROWS, end))
+                if not len(block):
+                    continue
+                block_scores, positions = faiss.knn(
+                    queries, vectors, min(count, len(block)), faiss.METRIC_INNER_PRODUCT
+                )
+                rows, scores = _best(
+                    np.hstack([rows, block[positions]]), np.hstack([scores, block_scores]), count
+                )
+        return Found(rows, scores, exact=True)
+
+    def _cosines(self, query: Scores, begin: int, end: int) -> Scores:
+        stored = self._data.vectors[begin:end]
+        cosines = _compare(query, stored, faiss.METRIC_INNER_PRODUCT)
+        if self._data.normalized:
+            return cosines
+        lengths = self._lengths[begin:end]
+        if not lengths.all():
+            lengths[:] = np.sqrt(_compare(np.zeros_like(query), stored, faiss.METRIC_L2))
+        return cosines / lengths
+
+
+def _compare(query: Scores, stored: NDArray[np.float16], metric: int) -> Scores:
+    """Return the metric between a query ``(d,)`` and each float16 row ``(m, d)``, where it lies."""
+    scanner = _scanner(metric, stored.shape[1])
+    scanner.set_query(faiss.swig_ptr(query))
+    compared = np.empty(len(stored), np.float32)
+    worst = -np.inf if metric == faiss.METRIC_INNER_PRODUCT else np.inf
+    for start in range(0, len(stored), _SCAN_ROWS):
+        block = stored[start : start + _SCAN_ROWS].view(np.uint8)
+        # A heap that has room for all keeps all: this is the only door to the comparison itself.
+        numbers, kept = np.arange(len(block)), np.empty(len(block), np.int64)
+        values = np.full(len(block), worst, np.float32)
+        arrays = (block, numbers, values, kept)
+        scanner.scan_codes(len(block), *map(faiss.swig_ptr, arrays), len(block))
+        compared[start + kept] = values
+    return compared
+
+
+def _scanner(metric: int, dimension: int) -> Any:
+    """Return this thread's: it holds the query of the moment, and faiss does not free it."""
+    scanners: dict[tuple[int, int], Any] = _of_thread.__dict__
+    scanner = scanners.get((metric, dimension))
+    if scanner is None:
+        half = _half(dimension)
+        scanner = half.select_InvertedListScanner(metric, None, True, None, False)
+        scanner.set_list(0, 0)
+        scanners[metric, dimension] = scanner
+    return scanner
+
+
+def _top(scores: Scores, count: int) -> Rows:
+    """Return the positions of the best, best first; of equal ones, the first."""
+    if len(scores) > count:
+        threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+        positions = np.flatnonzero(scores >= threshold)
+    else:
+        positions = np.arange(len(scores))
+    best: Rows = positions[np.argsort(-scores[positions], kind="stable")[:count]]
+    return best
 
 
 class _Index:

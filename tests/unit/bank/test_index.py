@@ -38,11 +38,15 @@ def brute_force(data: BankData, query: np.ndarray, count: int, allowed: np.ndarr
     return np.argsort(-cosine)[:count].tolist()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("few", [0, 8])
 def test_exact_search_agrees_with_brute_force(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
+    opened: Open, monkeypatch: pytest.MonkeyPatch, few: int, dtype: str
 ) -> None:
-    data = many(opened)
+    arrays = banks.features(640)
+    data = opened(**arrays | {"vectors": arrays["vectors"].astype(dtype)})
     monkeypatch.setattr(index, "_SCAN_ROWS", 50)
+    monkeypatch.setattr(index, "_FEW_QUERIES", few)
     queries = np.random.default_rng(1).normal(size=(5, banks.DIMENSION)).astype(np.float32)
     for labels in (None, [2], [3, 0]):
         allowed = np.isin(data.labels, range(4) if labels is None else labels)
@@ -65,6 +69,17 @@ def test_a_query_may_have_any_length_a_float_can_hold(opened: Open, length: floa
     expected, found = searcher.search(query, 5), searcher.search(query * np.float32(length), 5)
     np.testing.assert_array_equal(found.rows, expected.rows)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
+def test_searches_of_many_threads_do_not_mix(opened: Open) -> None:
+    data = many(opened)
+    searcher = Searcher(data)
+    queries = data.vectors[:64].astype(np.float32)
+    alone = [searcher.search(query[np.newaxis], 5).rows.tolist() for query in queries]
+    with ThreadPoolExecutor(8, initializer=pin_threads) as pool:
+        for _ in range(10):
+            found = pool.map(lambda query: searcher.search(query[np.newaxis], 5), queries)
+            assert [one.rows.tolist() for one in found] == alone
 
 
 def test_short_answers_are_padded(opened: Open) -> None:
@@ -133,6 +148,7 @@ def test_deleted_rows_are_never_found(store: Store, tmp_path: Path) -> None:
     query = data.vectors[[5]].astype(np.float32)
     for searcher in (Searcher(data), indexed(data, tmp_path)):
         assert 5 not in searcher.search(query, 20).rows
+        assert 5 not in searcher.search(np.repeat(query, 20, axis=0), 20).rows
 
 
 def test_small_banks_are_searched_exactly(opened: Open, tmp_path: Path) -> None:
@@ -233,7 +249,9 @@ def test_worker_threads_use_one_core() -> None:
         assert pool.submit(faiss.omp_get_max_threads).result() == 1
 
 
-def test_ties_are_ordered_by_row(opened: Open) -> None:
+@pytest.mark.parametrize("few", [0, 8])
+def test_ties_are_ordered_by_row(opened: Open, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(index, "_FEW_QUERIES", few)
     arrays = banks.features(20)
     arrays["vectors"][:] = 1
     data = opened(**arrays)
