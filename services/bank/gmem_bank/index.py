@@ -52,8 +52,6 @@ _TRAINING_PER_LIST = 40  # faiss warns below 39
 _MAX_LOOP = 1 << 33
 _MAX_VECTOR_BYTES = 1 << 37
 
-_of_thread = threading.local()
-
 faiss.set_deserialization_loop_limit(_MAX_LOOP)
 faiss.set_deserialization_vector_byte_limit(_MAX_VECTOR_BYTES)
 
@@ -310,7 +308,7 @@ class _Exact:
 
 def _compare(query: Scores, stored: NDArray[np.float16], metric: int) -> Scores:
     """Return the metric between a query ``(d,)`` and each float16 row ``(m, d)``, where it lies."""
-    scanner = _scanner(metric, stored.shape[1])
+    scanner = _scanners.of(metric, stored.shape[1])
     scanner.set_query(faiss.swig_ptr(query))
     compared = np.empty(len(stored), np.float32)
     worst = -np.inf if metric == faiss.METRIC_INNER_PRODUCT else np.inf
@@ -325,16 +323,23 @@ def _compare(query: Scores, stored: NDArray[np.float16], metric: int) -> Scores:
     return compared
 
 
-def _scanner(metric: int, dimension: int) -> Any:
-    """Return this thread's: it holds the query of the moment, and faiss does not free it."""
-    scanners: dict[tuple[int, int], Any] = _of_thread.__dict__
-    scanner = scanners.get((metric, dimension))
-    if scanner is None:
-        half = _half(dimension)
-        scanner = half.select_InvertedListScanner(metric, None, True, None, False)
-        scanner.set_list(0, 0)
-        scanners[metric, dimension] = scanner
-    return scanner
+class _Scanners(threading.local):
+    """A thread's own scanners: one holds the query of the moment, and faiss does not free it."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int], Any] = {}
+
+    def of(self, metric: int, dimension: int) -> Any:
+        """Return the one for a metric and a length of rows."""
+        if (metric, dimension) not in self._made:
+            half = _half(dimension)
+            scanner = half.select_InvertedListScanner(metric, None, True, None, False)
+            scanner.set_list(0, 0)
+            self._made[metric, dimension] = scanner
+        return self._made[metric, dimension]
+
+
+_scanners = _Scanners()
 
 
 def _top(scores: Scores, count: int) -> Rows:
