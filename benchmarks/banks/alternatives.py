@@ -23,6 +23,8 @@ from gmem_shared.settings import Settings
 from gmem_shared.store import Store
 from gmem_shared.types import DrawSpec
 
+ASKED = 16
+"""Searches per repetition: Qdrant's local mode takes about a second for one in a class."""
 SERVED, HERE = "the bank, gRPC", "the bank, in process"
 
 
@@ -72,8 +74,8 @@ def draws(
 
 def searches(bank: Bank, peers: Mapping[str, BankPeer], repetitions: int, outcome: Outcome) -> None:
     """Find neighbours among all rows and within a class."""
-    everywhere = _Question("search", "among all rows", bank, bank.neighbours())
-    in_class = _Question("search_class", "in a class", bank, bank.neighbours_in_class())
+    everywhere = _Question("search", "among all rows", bank, bank.neighbours()[:ASKED])
+    in_class = _Question("search_class", "in a class", bank, bank.neighbours_in_class()[:ASKED])
     for question in (everywhere, in_class):
         sides: dict[str, Callable[[int], float]] = {HERE: question.ask_bank}
         sides |= {name: partial(question.ask_peer, name, peer) for name, peer in peers.items()}
@@ -106,8 +108,8 @@ class _Question:
         return seconds
 
     def ask_peer(self, name: str, peer: BankPeer, repetition: int) -> float:
-        queries = self.bank.queries.tolist()
-        labels = [self.bank.labels] if self.job == "search_class" else []
+        queries = self.bank.queries[:ASKED].tolist()
+        labels = [self.bank.labels[:ASKED]] if self.job == "search_class" else []
         answers = peer.measure(self.job, queries, [NEIGHBOURS] * len(queries), *labels)
         self.recalls[name] = recall(self.truth, answers.found)
         return answers.median
