@@ -165,7 +165,11 @@ class GeneratorSettings(Section):
     """HTTP."""
 
     bank_source: str = "gmem_bank.local:LocalBank"
-    """Import string of the bank source; ``gmem_shared.clients.bank:BankClient`` for the service."""
+    """Import string of the bank source; ``gmem_shared.clients.bank:BankClient`` for the service.
+
+    ``gmem_bank.local:LocalBank`` maps the banks of the store (``GMEM_STORE__*``) in the front end
+    itself, also when the backend is Triton; it needs the extra ``bank``.
+    """
 
     backend: str = "gmem_model.embedded:EmbeddedBackend"
     """Import string of the engine; ``gmem_generator.triton_backend:TritonBackend`` for Triton."""

@@ -14,6 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gmem_shared.bank_format import open_bank
+from gmem_shared.draw import draw_rows
+from gmem_shared.store import Store
+from gmem_shared.types import ClassInfo, DrawSpec
+from tests.support import banks, fakes
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -56,6 +62,28 @@ def test_the_model_of_requests_that_name_none_may_be_chosen() -> None:
         address = re.search(r"http://\S+", line)
         assert address, line
         assert httpx.get(f"{address[0]}/models").json()["default"] == "sit@production"
+
+
+def test_on_the_host_of_the_store_it_maps_the_banks_itself_whatever_the_backend(
+    tmp_path: Path,
+) -> None:
+    store = Store.from_url(str(tmp_path / "store"), tmp_path / "cache")
+    classes = [ClassInfo(n, f"class {n}") for n in range(4)]
+    arrays = banks.features() | {"classes": classes, "encoder": fakes.ENCODER}
+    version = banks.publish(store, **arrays)
+    settings = {
+        "GMEM_GENERATOR__BANK_SOURCE": "gmem_bank.local:LocalBank",
+        "GMEM_STORE__URL": str(tmp_path / "store"),
+    }
+    with process("--port", "0", **settings) as running:
+        address = re.search(r"http://\S+", running.stdout.readline())
+        assert address
+        body = {"class_label": 2, "num_images": 3, "seed": 5}
+        answer = httpx.post(f"{address[0]}/generate", json=body).json()
+    assert answer["bank"]["digest"] == version.digest
+    drawn = [image["snippets"][0]["row"] for image in answer["images"]]
+    data = open_bank(store.repository("banks", "digits").open(version))
+    assert drawn == draw_rows(data, [DrawSpec(3, 5, (2,))]).tolist()
 
 
 def test_an_import_string_that_leads_nowhere_names_its_setting() -> None:
