@@ -51,7 +51,9 @@ def main(
     if quick:
         repetitions, seconds = 3, 2.5
     sides = [systems.product(name, mode) for name, mode in systems.PRODUCT.items()]
-    sides += [] if quick else [peer() for peer in systems.PEERS.values()]
+    if not quick:
+        systems.export()
+        sides += [peer() for peer in systems.PEERS.values()]
     pin_client()
     with ExitStack() as stack:
         servers = {side.name: stack.enter_context(serving(side)) for side in sides}

@@ -38,10 +38,8 @@ class Load:
 
     def __str__(self) -> str:
         """Say what the load is."""
-        return (
-            f"{self.mix.name}, {self.process.__name__}, {self.share:.0%} of what {self.reference} "
-            f"can do ({self.rate:.3g} requests/s)"
-        )
+        share = f"{self.share:.0%} of the capacity of {self.reference}"
+        return f"{self.mix.name}, {self.process.__name__}, {share}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,8 @@ class Comparison:
             [side, *(statistics.median(self.of(side, p)) for p in PERCENTILES)]
             for side in self.latencies
         ]
-        return Table(f"{self.load}: latency in ms", ["", *PERCENTILES], rows)
+        title = f"{self.load} ({self.load.rate:.3g} requests/s): latency in ms"
+        return Table(title, ["", *PERCENTILES], rows)
 
     def plot(self) -> Plot:
         """Return the distributions over all repetitions."""
@@ -84,7 +83,11 @@ class Comparison:
     def raw(self) -> dict[str, object]:
         """Return every repetition's percentiles, ms."""
         measured = {side: {p: self.of(side, p) for p in PERCENTILES} for side in self.latencies}
-        return {"load": str(self.load), "latency_ms": measured}
+        return {
+            "load": str(self.load),
+            "requests_per_second": self.load.rate,
+            "latency_ms": measured,
+        }
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Bench:
 
     def compare(self, load: Load, sides: Sequence[str]) -> Comparison:
         """Return latencies under a load; all sides see the very same arrivals and requests."""
-        print(load, flush=True)
+        print(f"{load}: {load.rate:.3g} requests/s", flush=True)
         measure = {side: partial(self._loaded, load, self.servers[side]) for side in sides}
         return Comparison(load, interleaved(measure, self.repetitions))
 

@@ -1,7 +1,8 @@
 """What a benchmark leaves behind: a JSON file, and the README's tables and plots made from it.
 
-``python -m benchmarks.harness.report`` writes ``benchmarks/README.md`` below its marker, and one
-picture per plot under ``benchmarks/results/``, from the JSON files alone.
+``python -m benchmarks.harness.report`` works from the JSON files alone. It writes
+``benchmarks/README.md`` below its marker, one picture per plot under ``benchmarks/results/``, and
+what stands between ``<!-- claims: NAME -->`` and ``<!-- end -->`` in ``docs/performance``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +24,7 @@ from benchmarks.harness.interleave import Spread
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "benchmarks" / "README.md"
+PAGES = ROOT / "docs" / "performance"
 MARKER = "<!-- Everything below is written by python -m benchmarks.harness.report. -->\n"
 _PACKAGES = ("numpy", "onnxruntime", "torch", "faiss-cpu")
 
@@ -163,18 +166,34 @@ def draw(result: Result, folder: Path = RESULTS) -> None:
         pyplot.close(figure)
 
 
-def main(folder: Path = RESULTS, readme: Path = README) -> None:
-    """Write the README's chapters and all pictures."""
+def with_claims(page: str, results: Sequence[Result]) -> str:
+    """Return a page with the claims of every result that it has a place for."""
+    for result in results:
+        start = f"<!-- claims: {result.name} -->"
+        place = re.compile(f"({re.escape(start)}\n).*?(<!-- end -->)", re.DOTALL)
+        claims = "\n".join(["", *_claims(result), ""])
+        page = place.sub(lambda found, text=claims: found[1] + text + found[2], page)
+    return page
+
+
+def main(folder: Path = RESULTS, readme: Path = README, pages: Path = PAGES) -> None:
+    """Write the README's chapters, the claims in the pages, and all pictures."""
     results = [load(path) for path in sorted(folder.glob("*.json"))]
     for result in results:
         draw(result, folder)
     preface = readme.read_text().partition(MARKER)[0]
     readme.write_text(preface + MARKER + "\n" + "\n".join(chapter(result) for result in results))
+    for page in pages.glob("*.md"):
+        page.write_text(with_claims(page.read_text(), results))
+
+
+def _claims(result: Result) -> list[str]:
+    rows = [claim.cells for claim in result.claims]
+    return _markdown(["claim", "ratio (range)", "goal", ""], rows) if rows else []
 
 
 def _tables(result: Result) -> list[str]:
-    claims = [claim.cells for claim in result.claims]
-    lines = _markdown(["claim", "ratio (range)", "goal", ""], claims) if claims else []
+    lines = _claims(result)
     for table in result.tables:
         lines += [f"**{table.title}**", "", *_markdown(table.columns, table.rows)]
     return lines

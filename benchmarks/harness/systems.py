@@ -26,11 +26,13 @@ def results(*, quick: bool) -> Path:
 
 
 def prepare(store: Path = STORE) -> None:
-    """Publish the digits model unless it is, and export it for the peers."""
-    train = ["gmem_shared", "train", "--preset", "digits", "--if-missing", "--store", str(store)]
-    export = ["benchmarks.peers.export", str(store), str(WORK)]
-    for command in (train, export):
-        subprocess.run([sys.executable, "-m", *command], check=True, cwd=ROOT)
+    """Publish the digits model unless it is."""
+    _run("gmem_shared", "train", "--preset", "digits", "--if-missing", "--store", str(store))
+
+
+def export(store: Path = STORE) -> None:
+    """Write the published digits model as the peers read it."""
+    _run("benchmarks.peers.export", str(store), str(WORK))
 
 
 def product(name: str, batching: str = "continuous", **settings: str) -> System:
@@ -134,3 +136,7 @@ PEERS = {
     "Triton dynamic batcher": triton,
     "pipeline server": pipeline,
 }
+
+
+def _run(*command: str) -> None:
+    subprocess.run([sys.executable, "-m", *command], check=True, cwd=ROOT)

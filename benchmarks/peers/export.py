@@ -38,22 +38,31 @@ def export(store_url: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     store = Store.from_url(store_url, cache_dir=folder / "cache")
     model = _open(store, "models", MODEL)
-    network = load_network(model.path(NETWORK), read_config(model))
+    export_network(load_network(model.path(NETWORK), read_config(model)), folder / "network.onnx")
+    bank = open_bank(_open(store, "banks", BANK))
+    np.savez(folder / "bank.npz", vectors=bank.vectors.astype(np.float32), labels=bank.labels)
+
+
+def export_network(network: Network, path: Path) -> None:
+    """Write a network as one graph from ``x``, ``t`` and ``snippet`` to ``velocity``."""
     rows = 2
-    x, t, snippet = torch.zeros(rows, *network.latent_shape), torch.rand(rows), torch.rand(rows, 64)
+    condition = network.no_condition(rows)
+    example = (
+        torch.zeros(rows, *network.latent_shape),
+        torch.rand(rows),
+        torch.rand(condition.shape),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that tracing takes the image's side for a constant
         torch.onnx.export(
             WholeNetwork(network),
-            (x, t, snippet),
-            folder / "network.onnx",
+            example,
+            path,
             input_names=["x", "t", "snippet"],
             output_names=["velocity"],
             dynamic_axes={name: {0: "rows"} for name in ("x", "t", "snippet", "velocity")},
             dynamo=False,
         )
-    bank = open_bank(_open(store, "banks", BANK))
-    np.savez(folder / "bank.npz", vectors=bank.vectors.astype(np.float32), labels=bank.labels)
 
 
 def _open(store: Store, kind: str, reference: str) -> OpenVersion:

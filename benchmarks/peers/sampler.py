@@ -41,24 +41,36 @@ class Pipeline:
         images = [request["num_images"] for request in requests]
         steps = np.repeat([request["num_steps"] for request in requests], images)
         snippets = np.concatenate([self._draw(request) for request in requests])
-        pixels = iter(self._pixels(steps, snippets))
+        noise = self._rng.standard_normal((len(steps), 1, 8, 8), dtype=np.float32)
+        pixels = iter(_pixels(self.sample(noise, steps, snippets)))
         return [{"images": [_png(next(pixels)) for _ in range(n)]} for n in images]
 
     def _draw(self, request: dict[str, Any]) -> NDArray[np.float32]:
         rows = self._bank[request["class_label"]]
         return rows[self._rng.integers(len(rows), size=request["num_images"])]
 
-    def _pixels(self, steps: NDArray[np.int64], snippets: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Sample by two-step Adams-Bashforth, uint8 ``(n, 8, 8)``; early rows idle to the end."""
-        x = self._rng.standard_normal((len(steps), 1, 8, 8), dtype=np.float32)
+    def sample(
+        self,
+        x: NDArray[np.float32],
+        steps: NDArray[np.int64],
+        snippets: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Take noise ``(n, C, S, S)`` to images by two-step Adams-Bashforth.
+
+        Rows of fewer steps idle until the longest has made all of its own.
+        """
         before = np.zeros_like(x)
         for k in range(steps.max()):
             t = np.maximum(1 - k / steps, 0).astype(np.float32)
             (v,) = self._network.run(None, {"x": x, "t": t, "snippet": snippets})
             step = np.where(k < steps, -1 / steps, 0).astype(np.float32)[:, None, None, None]
-            x += step * (v if k == 0 else 1.5 * v - 0.5 * before)
+            x = x + step * (v if k == 0 else 1.5 * v - 0.5 * before)
             before = v
-        return np.clip(np.rint(127.5 * (x[:, 0] + 1)), 0, 255).astype(np.uint8)
+        return x
+
+
+def _pixels(x: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.clip(np.rint(127.5 * (x[:, 0] + 1)), 0, 255).astype(np.uint8)
 
 
 def _png(pixels: NDArray[np.uint8]) -> dict[str, str]:

@@ -33,6 +33,18 @@ def split(snippets: Snippets, counts: Sequence[int]) -> list[Snippets]:
     ]
 
 
+def join(parts: Sequence[Snippets]) -> Snippets:
+    """Put the parts of a stream together."""
+    return replace(
+        parts[0],
+        vectors=np.concatenate([part.vectors for part in parts]),
+        rows=np.concatenate([part.rows for part in parts]),
+        source_ids=np.concatenate([part.source_ids for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+    )
+
+
 def with_dtype(snippets: Snippets, dtype: str) -> Snippets:
     """Convert the vectors; an empty ``dtype`` leaves them as stored.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gmem_shared.bank_data import BankData
 from gmem_shared.errors import OutOfRangeError
-from gmem_shared.philox import join64, philox4x32, split64
+from gmem_shared.philox import philox4x32
 from gmem_shared.types import DrawSpec
 
 _STREAM_END = 1 << 64
@@ -61,12 +61,13 @@ def uniform64(digest: str, seeds: Words64, numbers: Words64) -> Words64:
     Returns:
         uint64 ``(n,)``, uniform over all values.
     """
-    identity = np.array([int(digest.partition("-")[2][:16], 16)], np.uint64)
-    counter = np.empty((len(numbers), 4), np.uint32)
-    counter[:, 0], counter[:, 1] = split64(numbers)
-    counter[:, 2], counter[:, 3] = split64(identity)
-    block = philox4x32(counter, np.stack(split64(seeds), axis=-1))
-    return join64(block[:, 0], block[:, 1])
+    identity = int(digest.partition("-")[2][:16], 16)
+    counter = np.empty((len(numbers), 2), "<u8")
+    counter[:, 0], counter[:, 1] = numbers, identity
+    key = seeds.astype("<u8", copy=False)[:, np.newaxis]
+    # A little-endian 64-bit integer is its two words, the low one first.
+    block = philox4x32(counter.view("<u4"), key.view("<u4"))
+    return block.view("<u8")[:, 0]
 
 
 def multiply_high(value: Words64, bound: Words64) -> Words64:

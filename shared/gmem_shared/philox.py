@@ -31,19 +31,25 @@ def philox4x32(counter: Words, key: Words) -> Words:
         uint32 ``(…, 4)``.
     """
     c0, c1, c2, c3 = (counter[..., i] for i in range(4))
-    k0, k1 = key[..., 0], key[..., 1]
-    with np.errstate(over="ignore"):
-        for _ in range(_ROUNDS):
-            product0 = _MULTIPLIERS[0] * c0.astype(np.uint64)
-            product1 = _MULTIPLIERS[1] * c2.astype(np.uint64)
-            c0, c1, c2, c3 = (
-                (product1 >> _32).astype(np.uint32) ^ c1 ^ k0,
-                (product1 & _LOW).astype(np.uint32),
-                (product0 >> _32).astype(np.uint32) ^ c3 ^ k1,
-                (product0 & _LOW).astype(np.uint32),
-            )
-            k0, k1 = k0 + _WEYL[0], k1 + _WEYL[1]
+    for k0, k1 in zip(*(_round_keys(key[..., i], _WEYL[i]) for i in range(2)), strict=True):
+        low0, high0 = _multiply(c0, _MULTIPLIERS[0])
+        low1, high1 = _multiply(c2, _MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
     return np.stack([c0, c1, c2, c3], axis=-1)
+
+
+def _round_keys(word: Words, weyl: np.uint32) -> Words:
+    """Return one word of the key in every round, ``(10, …)``."""
+    bumps = np.arange(_ROUNDS, dtype=np.uint32) * weyl
+    keys: Words = word + bumps.reshape(_ROUNDS, *(1,) * word.ndim)
+    return keys
+
+
+def _multiply(words: Words, factor: np.uint64) -> tuple[Words, Words]:
+    """Return the low and the high word of each product, as views of it: no shift, no mask."""
+    product = np.multiply(words[..., np.newaxis], factor, dtype="<u8")
+    halves: Words = product.view("<u4")
+    return halves[..., 0], halves[..., 1]
 
 
 def split64(value: NDArray[np.uint64]) -> tuple[Words, Words]:

@@ -79,11 +79,11 @@ class LocalBank:
 
     async def draw(self, bank: str, specs: Sequence[DrawSpec]) -> list[Snippets]:
         """Draw rows for several requests at once, all from one and the same version."""
-        return split(*await self.run(self.service.draw, bank, specs))
+        return split(*await self.run(partial(self.service.draw, unary=False), bank, specs))
 
     async def gather(self, bank: str, rows: Sequence[int]) -> Snippets:
         """Return the named rows in the order asked for."""
-        return await self.run(self.service.gather, bank, rows)
+        return await self.run(partial(self.service.gather, unary=False), bank, rows)
 
     async def search(
         self,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_exact_search_agrees_with_brute_force(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = many(opened)
-    monkeypatch.setattr(index, "_BLOCK_ROWS", 50)
+    monkeypatch.setattr(index, "_SCAN_ROWS", 50)
     queries = np.random.default_rng(1).normal(size=(5, banks.DIMENSION)).astype(np.float32)
     for labels in (None, [2], [3, 0]):
         allowed = np.isin(data.labels, range(4) if labels is None else labels)
@@ -95,11 +96,13 @@ def test_classes_are_searched_exactly_even_far_from_the_query(opened: Open, tmp_
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_effort_is_always_explicit(opened: Open, factory: str) -> None:
     built = build_index(many(opened), factory)
-    parameters = index.search_parameters(built, 200)
+    parameters = index.search_parameters(built, effort=12, count=40)
     if isinstance(built, faiss.IndexIVF):
-        assert parameters.nprobe == 8
+        assert parameters.nprobe == 12
+        assert index.search_parameters(built, effort=1000, count=1).nprobe == 16, "all lists"
     else:
-        assert parameters.efSearch >= 400
+        assert parameters.efSearch == 40, "a graph cannot return more than it visits"
+        assert index.search_parameters(built, effort=64, count=40).efSearch == 64
 
 
 def test_deleted_rows_are_never_found(store: Store, tmp_path: Path) -> None:
@@ -132,9 +135,41 @@ def test_short_answer_of_the_index_is_replaced_by_the_exact_one(
     np.testing.assert_array_equal(found.rows, Searcher(data).search(query, 20).rows)
 
 
-def test_recall_of_a_good_index_is_measured_as_such(opened: Open) -> None:
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_the_least_effort_that_is_enough_is_found(opened: Open, factory: str) -> None:
     data = many(opened)
-    assert index.measure_recall(data, build_index(data, "HNSW16,Flat"), 50) > 0.95
+    built = build_index(data, factory)
+    least, recall = index.measure_effort(data, built, 50, min_recall=0.0)
+    assert least == {"H": 64, "I": 8}[factory[0]]
+    assert 0.5 < recall <= 1
+    effort, enough = index.measure_effort(data, built, 50, min_recall=0.95)
+    assert effort >= least
+    assert enough >= 0.95
+
+
+def test_that_a_row_finds_itself_is_no_recall(opened: Open) -> None:
+    data = opened(**banks.features(300))
+    other = np.random.default_rng(0).permutation(len(data))
+    blind = build_index(replace(data, vectors=data.vectors[other]), "HNSW16,Flat")
+    found = blind.search(data.vectors[:1].astype(np.float32), 1)[1]
+    assert found[0, 0] != 0
+    _, recall = index.measure_effort(data, blind, 50, min_recall=0.95)
+    assert recall < 0.5
+
+
+@pytest.mark.parametrize(
+    ("rows", "factory"),
+    [(50_000, "HNSW32,SQ8"), (1_280_000, "HNSW32,SQ8"), (14_000_000, "IVF16384,SQ8")],
+)
+def test_the_kind_of_index_follows_from_the_size(rows: int, factory: str) -> None:
+    assert index.plan_index(rows) == factory
+
+
+def test_building_tells_how_far_it_is(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_BLOCK_ROWS", 300)
+    done: list[int] = []
+    assert build_index(many(opened), "HNSW16,SQ8", done.append).ntotal == 640
+    assert done == [300, 300, 40]
 
 
 @pytest.mark.parametrize(

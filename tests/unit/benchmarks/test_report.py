@@ -47,12 +47,21 @@ def test_the_readme_keeps_its_preface_and_gets_every_chapter(tmp_path: Path) -> 
     readme = tmp_path / "README.md"
     readme.write_text(f"# Benchmarks\n\n{MARKER}old")
     report.save(result(), tmp_path)
-    report.main(tmp_path, readme)
+    report.main(tmp_path, readme, pages=tmp_path / "pages")
     text = readme.read_text()
     assert text.startswith("# Benchmarks")
     assert "## Two sides" in text
     assert "old\n" not in text.partition(MARKER)[2][:10]
     assert (tmp_path / "two_sides-cost-against-load.png").stat().st_size > 0
+
+
+def test_a_page_gets_the_claims_where_it_has_a_place_for_them() -> None:
+    page = "Text.\n<!-- claims: two_sides -->\nold\n<!-- end -->\nMore.\n<!-- end -->\n"
+    filled = report.with_claims(page, [result()])
+    assert "| p50 of new against old |" in filled
+    assert "old\n<!-- end -->" not in filled
+    assert filled.endswith("<!-- end -->\nMore.\n<!-- end -->\n")
+    assert report.with_claims(filled, [result()]) == filled
 
 
 def test_the_environment_names_commit_machine_and_versions() -> None:
