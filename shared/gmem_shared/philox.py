@@ -60,3 +60,20 @@ def split64(value: NDArray[np.uint64]) -> tuple[Words, Words]:
 def join64(low: Words, high: Words) -> NDArray[np.uint64]:
     """Join low and high 32-bit words into 64-bit integers."""
     return (high.astype(np.uint64) << _32) | low.astype(np.uint64)
+
+
+def philox64(low: int, high: int, key: int) -> int:
+    """Return the first 64 bits of one block, as `philox4x32` has them, without arrays.
+
+    Args:
+        low, high: The counter, as two 64-bit integers.
+        key: A 64-bit integer.
+    """
+    c0, c1, c2, c3 = low & 0xFFFFFFFF, low >> 32, high & 0xFFFFFFFF, high >> 32
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    for _ in range(10):
+        product0, product1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1 = (product1 >> 32) ^ c1 ^ k0, product1 & 0xFFFFFFFF
+        c2, c3 = (product0 >> 32) ^ c3 ^ k1, product0 & 0xFFFFFFFF
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return c1 << 32 | c0
