@@ -66,8 +66,9 @@ def philox64(low: int, high: int, key: int) -> int:
     """Return the first 64 bits of one block, as `philox4x32` has them, without arrays.
 
     Args:
-        low, high: The counter, as two 64-bit integers.
-        key: A 64-bit integer.
+        low: The lower half of the counter.
+        high: The upper half.
+        key: All of the key.
     """
     c0, c1, c2, c3 = low & 0xFFFFFFFF, low >> 32, high & 0xFFFFFFFF, high >> 32
     k0, k1 = key & 0xFFFFFFFF, key >> 32
