@@ -6,7 +6,7 @@ import asyncio
 import struct
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import numpy as np
@@ -44,8 +44,12 @@ CHANNEL_OPTIONS = [
 class TritonBackend:
     """A `gmem_shared.ports.Backend` over one stream to Triton at ``address`` (gRPC).
 
+    Any number of front ends may use one Triton.
+
     A broken stream fails what was in flight with `NotReadyError`; the next call opens a new one.
     """
+
+    SHAREABLE: ClassVar[bool] = True
 
     def __init__(
         self, address: str, *, timeout_seconds: float = 10.0, heartbeat_seconds: float = 5.0
