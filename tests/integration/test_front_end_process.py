@@ -80,10 +80,16 @@ def address_of(running: subprocess.Popen[str]) -> str:
     return found[0]
 
 
+def is_worker(child: psutil.Process) -> bool:
+    """Whether it is alive, and not the helper that multiprocessing has."""
+    try:
+        return "resource_tracker" not in " ".join(child.cmdline())
+    except psutil.Error:  # gone, or nobody has looked at its end yet
+        return False
+
+
 def children(running: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The workers; multiprocessing has a helper process of its own."""
-    found = psutil.Process(running.pid).children()
-    return [child for child in found if "resource_tracker" not in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(running.pid).children() if is_worker(child)]
 
 
 @pytest.fixture
@@ -101,7 +107,7 @@ def test_workers_share_a_port_and_end_with_their_parent(stop, metrics_port) -> N
         assert len(workers) == 2
         running.send_signal(stop)
         assert running.wait(30) == 0
-        assert not any(worker.is_running() for worker in workers)
+        assert not any(map(is_worker, workers))
 
 
 def test_a_worker_that_dies_is_replaced_and_orphans_end(metrics_port) -> None:
@@ -117,7 +123,7 @@ def test_a_worker_that_dies_is_replaced_and_orphans_end(metrics_port) -> None:
         workers = children(running)
         running.kill()
         running.wait()
-        wait_for(lambda: not any(worker.is_running() for worker in workers), "the orphans end")
+        wait_for(lambda: not any(map(is_worker, workers)), "the orphans end")
 
 
 def test_each_worker_has_a_port_for_its_metrics_and_the_shared_one_has_none(metrics_port) -> None:
