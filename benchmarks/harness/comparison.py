@@ -122,7 +122,10 @@ class Bench:
         bodies = server.system.bodies(mix.requests(2000, seed=1000 + repetition))
         outcomes = closed_loop(server.url, bodies, self.clients, seconds)
         _check(server, outcomes)
-        return throughput(outcomes, seconds / 4, seconds)
+        rate = throughput(outcomes, seconds / 4, seconds)
+        if not rate and repetition >= 0:
+            raise SystemExit(f"{server.system.name} answered nothing for {seconds:g} s; use more")
+        return rate
 
     def _loaded(self, load: Load, server: Server, repetition: int) -> list[float]:
         rng = np.random.default_rng(2000 + repetition)

@@ -30,7 +30,7 @@ class WholeNetwork(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, snippet: Tensor) -> Tensor:
         """Return the velocity ``(N, C, S, S)``."""
-        return self.network.core(x, self.network._modulation(t, snippet))
+        return self.network.core(x, self.network.unpadded_modulation(t, snippet))
 
 
 def export(store_url: str, folder: Path) -> None:

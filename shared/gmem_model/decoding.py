@@ -59,18 +59,24 @@ class Decoder:
         autoencoder = load_autoencoder(opened.path(WEIGHTS_FILE), space.autoencoder)
         return cls(space, autoencoder.to(device))
 
+    @property
+    def computes(self) -> bool:
+        """Whether latents go through a network, which takes long."""
+        return self._autoencoder is not None
+
     @torch.inference_mode()
     def __call__(self, latents: Tensor) -> NDArray[np.uint8]:
         """Decode latents ``(n, C, S, S)`` to images, uint8 ``(n, height, width, channels)``."""
-        values = torch.cat([self._decode(latent) for latent in latents.split(1)])
+        values = latents
+        if self._autoencoder is not None:
+            decoded = [self._decode(self._autoencoder, latent) for latent in latents.split(1)]
+            values = torch.cat(decoded)
         images = quantize(values, self._eight_bit).permute(0, 2, 3, 1)
         return np.ascontiguousarray(images.cpu().numpy())
 
-    def _decode(self, latent: Tensor) -> Tensor:
-        if self._autoencoder is None:
-            return latent
-        latent = latent.to(next(self._autoencoder.parameters()).device, torch.float32)
-        return self._autoencoder.decode(self._scaling.to_autoencoder(latent))
+    def _decode(self, autoencoder: Autoencoder, latent: Tensor) -> Tensor:
+        latent = latent.to(next(autoencoder.parameters()).device, torch.float32)
+        return autoencoder.decode(self._scaling.to_autoencoder(latent))
 
 
 def image_shape(config: ModelConfig) -> tuple[int, int, int]:

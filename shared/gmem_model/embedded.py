@@ -1,4 +1,4 @@
-"""The engine in this process, as a backend of the front end."""
+"""The engine on this machine's cores, as a backend of the front end."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import REGISTRY
 
-from gmem_model.engine.host import EngineHost
+from gmem_model.engine.opening import open_engine
 from gmem_shared.errors import GmemError, NotReadyError
 from gmem_shared.settings import Settings
-from gmem_shared.store import Store
 from gmem_shared.types import GeneratedImage, GenerationTask, ModelInfo
+
+if TYPE_CHECKING:
+    from gmem_model.engine.host import EngineHost
+    from gmem_model.engine.pool.pool import EnginePool
 
 Result = TypeVar("Result")
 
@@ -22,13 +25,13 @@ _WORKERS = 4
 
 
 class EmbeddedBackend:
-    """An `EngineHost` behind an asyncio interface.
+    """An `EngineHost`, or a pool of them, behind an asyncio interface.
 
     Calls that may wait for the store run on a few threads of their own, and apart from them those
     that wait until a version is loaded: neither holds up a task whose version is.
     """
 
-    def __init__(self, host: EngineHost) -> None:
+    def __init__(self, host: EngineHost | EnginePool) -> None:
         self._host = host
         self._readers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="engine-read")
         self._submitters = ThreadPoolExecutor(_WORKERS, thread_name_prefix="engine-submit")
@@ -36,14 +39,7 @@ class EmbeddedBackend:
     @classmethod
     def from_settings(cls, settings: Settings) -> EmbeddedBackend:
         """Build the backend; loads nothing yet."""
-        host = EngineHost(
-            Store.from_url(settings.store.url, cache_dir=settings.store.cache_dir),
-            settings.engine,
-            poll_seconds=settings.store.poll_seconds,
-            default_model=settings.generator.default_model,
-            registry=REGISTRY,
-        )
-        return cls(host)
+        return cls(open_engine(settings, REGISTRY))
 
     async def start(self) -> None:
         """Begin to load the default model; does not wait for it."""

@@ -28,7 +28,7 @@ computed on this many, so that a (time, condition) pair gives the same bits in a
 class Network(nn.Module, ABC):
     """Predicts velocity, noise, score or image of a noisy latent, given its time and condition.
 
-    A subclass sets ``architecture``, defines `modulation_width`, `_modulation` and `core`.
+    A subclass sets ``architecture``, defines `modulation_width`, `unpadded_modulation`, `core`.
     """
 
     architecture: Architecture
@@ -38,6 +38,20 @@ class Network(nn.Module, ABC):
         self, architecture: Architecture, *, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
+
+    fused_from: int | None = None
+    """From so many rows on, `forward` costs no more than `core` under prepared modulations; never
+    by default. It then gives the same bits."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, latents and modulations."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -77,10 +91,13 @@ class Network(nn.Module, ABC):
         of the condition's entries that only training gives; see the families that know one.
         """
         values = (t_N, condition) if keep is None else (t_N, condition, keep)
-        return in_full_chunks(self._modulation, *values)
+        return in_full_chunks(self.unpadded_modulation, *values)
 
     @abstractmethod
-    def _modulation(self, t_N: Tensor, condition: Tensor, keep: Tensor | None = None) -> Tensor: ...
+    def unpadded_modulation(
+        self, t_N: Tensor, condition: Tensor, keep: Tensor | None = None
+    ) -> Tensor:
+        """Return what `modulation` does, but for the last bits, which may depend on the company."""
 
     @abstractmethod
     def core(self, x_NCSS: Tensor, modulation_NM: Tensor) -> Tensor:

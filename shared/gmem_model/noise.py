@@ -19,14 +19,19 @@ the pairs (u0, u1) and (u2, u3) become r cos(2 pi u'), r sin(2 pi u') with r = s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from gmem_shared.philox import philox4x32, split64
+from gmem_shared.philox import MULTIPLIERS, ROUNDS, WEYL, philox4x32, split64
 
 INITIAL_LATENT = 0
 """The stage of the latent that sampling starts from."""
+
+_LOW = 0xFFFFFFFF
 
 BEFORE_FIRST_EVALUATION = 2**32 - 2
 """The stage of the noise that some samplers add to the initial latent; the next one is that of
@@ -42,7 +47,7 @@ def normal(
     seeds: NDArray[np.uint64],
     indices: NDArray[np.int64],
     stages: NDArray[np.int64],
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
 ) -> NDArray[np.float64]:
     """Return standard normal noise for n images at once.
 
@@ -66,10 +71,55 @@ def normal(
     return _box_muller(philox4x32(counter, key))[:, :size].reshape(len(seeds), *shape)
 
 
+def normal_on_device(
+    seeds: Tensor, indices: Tensor, stages: Tensor, shape: Sequence[int]
+) -> Tensor:
+    """Return what `normal` does, computed where the arguments are.
+
+    Args:
+        seeds: int64 ``(n,)``, the bits of the unsigned seeds.
+        indices: int64 ``(n,)``, as for `normal`.
+        stages: int64 ``(n,)``.
+        shape: ``(C, H, W)`` of the latent.
+
+    Returns:
+        float64 ``(n, C, H, W)``. Logarithm, sine and cosine are those of the device: the last bits
+        may differ.
+    """
+    words = _philox_words(seeds, indices, stages, -(-math.prod(shape) // 4))
+    return _box_muller_tensor(words)[:, : math.prod(shape)].reshape(len(seeds), *shape)
+
+
+def _philox_words(seeds: Tensor, indices: Tensor, stages: Tensor, blocks: int) -> Tensor:
+    """Return the random words as int64 ``(n, blocks, 4)``, by `gmem_shared.philox` in tensors.
+
+    Products of 32-bit words wrap to negative numbers and keep their bits.
+    """
+    block = torch.arange(blocks, device=seeds.device).expand(len(seeds), blocks)
+    even = torch.stack([block, (indices & _LOW)[:, None].expand_as(block)])
+    odd = torch.stack([stages, indices >> 32 & _LOW])[..., None].expand_as(even)
+    key = torch.stack([seeds & _LOW, seeds >> 32 & _LOW])[..., None]
+    multipliers, weyl = (
+        torch.tensor(pair, device=seeds.device)[:, None, None] for pair in (MULTIPLIERS, WEYL)
+    )
+    for _ in range(ROUNDS):
+        product = multipliers * even
+        even, odd = (product >> 32 & _LOW).flip(0) ^ odd ^ key, (product & _LOW).flip(0)
+        key = key + weyl & _LOW
+    return torch.stack([even[0], odd[0], even[1], odd[1]], dim=-1)
+
+
+def _box_muller_tensor(words: Tensor) -> Tensor:
+    """Map int64 ``(n, blocks, 4)`` to float64 ``(n, 4 blocks)``."""
+    u, v = ((words.double() + 0.5) * 2.0**-32).unflatten(-1, (2, 2)).unbind(-1)
+    radius, angle = torch.sqrt(-2.0 * torch.log(u)), 2.0 * math.pi * v
+    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(1)
+
+
 def _box_muller(words: NDArray[np.uint32]) -> NDArray[np.float64]:
     """Map uint32 ``(n, blocks, 4)`` to float64 ``(n, 4 blocks)``."""
-    pairs = ((words + 0.5) * 2.0**-32).reshape(len(words), -1, 2)
+    pairs = ((words + 0.5) * 2.0**-32).reshape(len(words), 2 * words.shape[1], 2)
     radius = np.sqrt(-2.0 * np.log(pairs[..., 0]))
     angle = 2.0 * np.pi * pairs[..., 1]
     normals = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-    return normals.reshape(len(words), -1)
+    return normals.reshape(len(words), 4 * words.shape[1])

@@ -242,7 +242,10 @@ class Transformer(Network):
     def _run(self, block: nn.Module, x_NTD: Tensor, modulation_NM: Tensor) -> Tensor:
         return block(x_NTD, modulation_NM)
 
-    def _modulation(self, t_N: Tensor, condition: Tensor, keep: Tensor | None = None) -> Tensor:
+    def unpadded_modulation(
+        self, t_N: Tensor, condition: Tensor, keep: Tensor | None = None
+    ) -> Tensor:
+        """Return ``(N, M)``; see `Network.modulation`."""
         condition_ND = self.t_embedder(t_N) + self._embed(condition, keep)
         return torch.cat([embed(condition_ND) for embed in self.modulation_layers()], dim=1)
 

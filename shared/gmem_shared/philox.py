@@ -11,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_ROUNDS = 10
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (np.uint32(0x9E3779B9), np.uint32(0xBB67AE85))
+ROUNDS = 10
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
@@ -31,23 +32,23 @@ def philox4x32(counter: Words, key: Words) -> Words:
         uint32 ``(…, 4)``.
     """
     c0, c1, c2, c3 = (counter[..., i] for i in range(4))
-    for k0, k1 in zip(*(_round_keys(key[..., i], _WEYL[i]) for i in range(2)), strict=True):
-        low0, high0 = _multiply(c0, _MULTIPLIERS[0])
-        low1, high1 = _multiply(c2, _MULTIPLIERS[1])
+    for k0, k1 in zip(*(_round_keys(key[..., i], WEYL[i]) for i in range(2)), strict=True):
+        low0, high0 = _multiply(c0, MULTIPLIERS[0])
+        low1, high1 = _multiply(c2, MULTIPLIERS[1])
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
     return np.stack([c0, c1, c2, c3], axis=-1)
 
 
-def _round_keys(word: Words, weyl: np.uint32) -> Words:
+def _round_keys(word: Words, weyl: int) -> Words:
     """Return one word of the key in every round, ``(10, …)``."""
-    bumps = np.arange(_ROUNDS, dtype=np.uint32) * weyl
-    keys: Words = word + bumps.reshape(_ROUNDS, *(1,) * word.ndim)
+    bumps = np.arange(ROUNDS, dtype=np.uint32) * np.uint32(weyl)
+    keys: Words = word + bumps.reshape(ROUNDS, *(1,) * word.ndim)
     return keys
 
 
-def _multiply(words: Words, factor: np.uint64) -> tuple[Words, Words]:
+def _multiply(words: Words, factor: int) -> tuple[Words, Words]:
     """Return the low and the high word of each product, as views of it: no shift, no mask."""
-    product = np.multiply(words[..., np.newaxis], factor, dtype="<u8")
+    product = np.multiply(words[..., np.newaxis], np.uint64(factor), dtype="<u8")
     halves: Words = product.view("<u4")
     return halves[..., 0], halves[..., 1]
 
@@ -70,11 +71,12 @@ def philox64(low: int, high: int, key: int) -> int:
         high: The upper half.
         key: All of the key.
     """
-    c0, c1, c2, c3 = low & 0xFFFFFFFF, low >> 32, high & 0xFFFFFFFF, high >> 32
-    k0, k1 = key & 0xFFFFFFFF, key >> 32
-    for _ in range(10):
-        product0, product1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1 = (product1 >> 32) ^ c1 ^ k0, product1 & 0xFFFFFFFF
-        c2, c3 = (product0 >> 32) ^ c3 ^ k1, product0 & 0xFFFFFFFF
-        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    word = 0xFFFFFFFF
+    c0, c1, c2, c3 = low & word, low >> 32, high & word, high >> 32
+    k0, k1 = key & word, key >> 32
+    for _ in range(ROUNDS):
+        product0, product1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
+        c0, c1 = (product1 >> 32) ^ c1 ^ k0, product1 & word
+        c2, c3 = (product0 >> 32) ^ c3 ^ k1, product0 & word
+        k0, k1 = (k0 + WEYL[0]) & word, (k1 + WEYL[1]) & word
     return c1 << 32 | c0

@@ -13,6 +13,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+RuntimeName = Literal["eager", "scripted", "compiled", "onnx"]
+BatchingName = Literal["continuous", "grouped", "dynamic", "one_at_a_time"]
+
 
 class Section(BaseModel):
     """A group of settings; unknown names are refused, values do not change."""
@@ -74,17 +77,42 @@ class BankSettings(Section):
 class EngineSettings(Section):
     """The engine (``GMEM_ENGINE__*``)."""
 
+    device: str = "auto"
+    """``cpu``, ``cuda``, ``cuda:1`` …; ``auto``: the first GPU, or the CPU where there is none."""
+
+    runtime: RuntimeName | Literal["auto"] = "auto"
+    """What evaluates networks: PyTorch ``eager``, ``scripted`` or ``compiled``, or ONNX Runtime
+    (``onnx``). ``auto``: ``onnx`` for transformers on a CPU, ``compiled`` on a GPU, else ``eager``.
+    """
+
+    strict: bool | None = None
+    """Bit-identical images in any batch; by default on a CPU, where it costs nothing, but not on a
+    GPU, where every evaluation then has ``max_rows`` rows."""
+
+    batching: BatchingName = "continuous"
+    """Who shares an evaluation. ``continuous``: any rows, joining and leaving at each one. The
+    others are baselines that batch whole requests: ``grouped`` of like length, ``dynamic`` whoever
+    arrived within a window, ``one_at_a_time`` none."""
+
+    batch_window_ms: float = Field(default=5.0, ge=0)
+    """How long ``dynamic`` batching waits for company."""
+
     max_rows: int = Field(default=64, ge=1)
-    """Most rows in one network evaluation."""
+    """Most rows in one network evaluation. Continuous batching takes fewer where the measured time
+    per row gains less than 5% from more."""
 
     max_waiting_rows: int = Field(default=16384, ge=1)
-    """Rows that may wait for a place; beyond, tasks are refused."""
+    """Rows that may wait for a place in one process; beyond, tasks are refused."""
 
     max_steps: int = Field(default=1000, ge=1)
     """Most steps a task may ask for."""
 
     threads: int = Field(default=1, ge=1)
     """CPU threads of one network evaluation; 1 gives bit-identical images in any batch."""
+
+    processes: int | None = Field(default=None, ge=1)
+    """Processes that evaluate, each with ``threads``; 1 is the process that asks itself. By default
+    one per usable core, and one for a GPU."""
 
     modulation_bytes: int = Field(default=256 << 20, ge=1)
     """Memory for the precomputed modulation of the running rows."""

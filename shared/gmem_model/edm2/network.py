@@ -93,7 +93,10 @@ class EDM2(Network):
             if isinstance(module, MPConv):
                 module.normalize_stored()
 
-    def _modulation(self, t_N: Tensor, condition: Tensor, keep: Tensor | None = None) -> Tensor:
+    def unpadded_modulation(
+        self, t_N: Tensor, condition: Tensor, keep: Tensor | None = None
+    ) -> Tensor:
+        """Return ``(N, M)``; see `Network.modulation`."""
         if keep is not None:
             raise InvalidRequestError("expected no condition mask for EDM2, which has no use of it")
         c = self._scales_at(t_N)

@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 from gmem_model.decoding import Decoder
+from gmem_model.engine.batching import batching_of
+from gmem_model.engine.delivery import Delivery
+from gmem_model.engine.graphs import graphs_of
 from gmem_model.engine.metrics import EngineMetrics
+from gmem_model.engine.pace import Pace
 from gmem_model.engine.request import check_task, resolve_guidance, resolve_sampler
-from gmem_model.engine.rows import Rows, RowSpec, cached_plan
-from gmem_model.engine.scheduler import Row, Scheduler, Task
+from gmem_model.engine.rows import Rows, cached_plan
+from gmem_model.engine.scheduler import Scheduler
+from gmem_model.engine.task import Row, Task
+from gmem_model.engine.windows import RowSpec
 from gmem_model.guidance import GuidedNetwork
 from gmem_model.samplers import Plan
 from gmem_shared.errors import (
@@ -60,13 +66,20 @@ class Work:
     request: GenerationTask
     listener: Listener
     plan: Plan
+    delivered: int = 0
     error: GmemError | None = None
 
 
 class Engine:
     """Continuous batching of one network: rows join and leave at every evaluation.
 
-    Every method may be called from any thread. ``clock`` gives monotonic seconds.
+    Every method may be called from any thread.
+
+    Args:
+        network: As `runtimes.prepare` gives it.
+        pace: What is known of the time of its evaluations.
+        invariant: Whether a row has the same bits in any company.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -77,27 +90,35 @@ class Engine:
         version: VersionRef,
         settings: EngineSettings,
         metrics: EngineMetrics,
+        pace: Pace,
+        *,
+        invariant: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
-        self._decoder = decoder
         self.version = version
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
+        batching = batching_of(settings, pace)
         self._rows = Rows(
             network,
             config.process,
-            settings.max_rows,
+            batching.max_rows,
             modulation_bytes=settings.modulation_bytes,
+            graphs=graphs_of(
+                settings, network.network.device, batching.max_rows, invariant=invariant
+            ),
         )
         self._slots: dict[Row[Work], int] = {}
         # The lock guards what follows; evaluations and listeners run without it.
         self._changed = threading.Condition()
-        self._scheduler: Scheduler[Work] = Scheduler(settings.max_rows, settings.max_waiting_rows)
+        self._scheduler: Scheduler[Work] = Scheduler(batching, settings.max_waiting_rows, pace)
         self._ended: list[Task[Work]] = []
         self._closing = False
         self._reported = (0, 0)
+        self._decoder = decoder
+        self._delivery = Delivery(decoder, network.network.device, settings.threads)
         self._thread = threading.Thread(target=self._run, name=f"engine-{version}", daemon=True)
 
     @property
@@ -166,31 +187,37 @@ class Engine:
         with torch.inference_mode():
             while self._wait():
                 self._turn()
+        self._delivery.close()
 
     def _wait(self) -> bool:
         """Block until there is something to do; false when there never will be."""
         with self._changed:
-            while self._scheduler.idle and not self._ended and not self._slots:
-                if self._closing:
-                    return False
-                self._changed.wait()
+            while not (self._ended or self._slots):
+                if self._scheduler.idle:
+                    if self._closing:
+                        return False
+                    self._changed.wait()
+                elif (seconds := self._scheduler.opens_at() - self._clock()) > 0:
+                    self._changed.wait(seconds)
+                else:
+                    break
             return True
 
     def _turn(self) -> None:
-        joined, running = self._schedule()
+        joined = self._schedule()
         try:
             self._join(joined)
-            self._deliver(self._evaluate(running))
+            self._deliver(self._evaluate())
         except Exception as error:  # whatever broke, it broke these tasks and not the engine
-            log.exception("engine.evaluation.failed", model=str(self.version), rows=len(running))
+            log.exception("engine.evaluation.failed", model=str(self.version), rows=len(self._rows))
             self._fail(
-                (row.task for row in running),
+                [row.task for row in (*self._slots, *joined)],
                 InternalError(f"an evaluation of model {self.version} failed: {error!r}"),
             )
         self._notify_ended()
 
-    def _schedule(self) -> tuple[list[Row[Work]], list[Row[Work]]]:
-        """Return the rows that join now, and all that run."""
+    def _schedule(self) -> list[Row[Work]]:
+        """Let go of what ended; return the rows that join now."""
         with self._changed:
             now = self._clock()
             for task in self._scheduler.expire(now):
@@ -202,12 +229,14 @@ class Engine:
             self._release_slots()
             joined = self._scheduler.admit(now)
             self._report()
-            return joined, list(self._scheduler.running)
+            return joined
 
     def _release_slots(self) -> None:
         """Free the slots of rows that were stopped before their image was delivered."""
-        for row in [row for row in self._slots if not row.running]:
-            slot = self._slots.pop(row)
+        for row in self._scheduler.stopped():
+            slot = self._slots.pop(row, None)
+            if slot is None:
+                continue
             error = row.task.payload.error
             wasted = self._metrics.wasted_evaluations.labels(error.code if error else "internal")
             wasted.inc(self._rows.evaluations(slot))
@@ -215,63 +244,90 @@ class Engine:
 
     def _join(self, rows: Sequence[Row[Work]]) -> None:
         if rows:
-            slots = self._rows.join([_spec(row) for row in rows])
+            slots = self._rows.join([_spec(row) for row in rows], self._upcoming)
             self._slots.update(zip(rows, slots, strict=True))
 
-    def _evaluate(self, running: Sequence[Row[Work]]) -> list[Row[Work]]:
+    def _upcoming(self, rows: int) -> list[tuple[int, int]]:
+        """Return seed and index of the rows that will join next."""
+        with self._changed:
+            waiting = list(self._scheduler.queue.upcoming(rows))
+        requests = [(task.payload.request, position) for task, position in waiting]
+        return [(int(r.seeds[position]), int(r.indices[position])) for r, position in requests]
+
+    def _evaluate(self) -> list[Row[Work]]:
         """Take the running rows one evaluation further and return those that are finished."""
-        if not running:
+        rows = len(self._rows)
+        if not rows:
             return []
         started = self._clock()
-        finite = self._rows.step([self._slots[row] for row in running])
+        self._rows.step()
         seconds = self._clock() - started
-        self._metrics.evaluation_rows.observe(len(running))
+        self._metrics.evaluation_rows.observe(rows)
         self._metrics.evaluation_seconds.observe(seconds)
-        for row, is_finite in zip(running, finite, strict=True):
+        with self._changed:
+            finished = self._scheduler.advance(rows, seconds)
+            self._report()
+            return finished
+
+    def _deliver(self, rows: Sequence[Row[Work]]) -> None:
+        """Have finished rows decoded and handed over; their places are free at once."""
+        if not rows:
+            return
+        slots = [self._slots[row] for row in rows]
+        latents = self._rows.latents(slots)
+        self._rows.leave(slots)
+        for row in rows:
+            del self._slots[row]
+        self._delivery.put(partial(self._hand_over, rows, latents, self._clock()))
+
+    def _hand_over(self, rows: Sequence[Row[Work]], latents: Tensor, finished: float) -> None:
+        """Decode latents and give the images to the listeners of their rows."""
+        started = self._clock()
+        try:
+            finite = latents.isfinite().flatten(1).all(dim=1).tolist()
+            pixels = self._decoder(latents)
+        except Exception as error:  # as in `_turn`
+            log.exception("engine.decoding.failed", model=str(self.version), rows=len(rows))
+            failure = InternalError(f"decoding for model {self.version} failed: {error!r}")
+            self._fail([row.task for row in rows], failure)
+            return
+        decode_seconds = self._clock() - started
+        for row, image, is_finite in zip(rows, pixels, finite, strict=True):
             if not is_finite:
                 self._fail([row.task], self._not_finite(row))
-        with self._changed:
-            return self._scheduler.advance(len(running), seconds)
+            work = row.task.payload
+            if work.error is not None:
+                continue
+            done = GeneratedImage(
+                position=row.position,
+                pixels=image.copy(),
+                model=self.version,
+                evaluations=work.plan.network_evaluations,
+                queue_seconds=row.admitted - row.task.submitted,
+                denoise_seconds=finished - row.admitted,
+                decode_seconds=decode_seconds,
+            )
+            self._call(row.task, partial(work.listener.image, done))
+            work.delivered += 1
+            if work.delivered == row.task.rows and work.error is None:
+                self._call(row.task, work.listener.done)
 
     def _not_finite(self, row: Row[Work]) -> InternalError:
         log.error("engine.row.not_finite", model=str(self.version), task=row.task.id)
         return InternalError(
-            f"image {row.position} became NaN or infinite in evaluation {row.evaluation} of "
-            f"{row.task.evaluations} of model {self.version}; try another sampler or more steps, "
-            "and check the model if others fail as well"
+            f"image {row.position} of a task became NaN or infinite in its {row.evaluations} "
+            f"evaluations of model {self.version}; try another sampler or more steps, and check "
+            "the model if others fail as well"
         )
-
-    def _deliver(self, rows: Sequence[Row[Work]]) -> None:
-        """Decode finished rows and hand the images over."""
-        if not rows:
-            return
-        slots = [self._slots[row] for row in rows]
-        started = self._clock()
-        pixels = self._decoder(self._rows.latents(slots))
-        decode_seconds = self._clock() - started
-        for row, image in zip(rows, pixels, strict=True):
-            del self._slots[row]
-            finished = GeneratedImage(
-                position=row.position,
-                pixels=image.copy(),
-                model=self.version,
-                evaluations=row.task.payload.plan.network_evaluations,
-                queue_seconds=row.admitted - row.task.submitted,
-                denoise_seconds=started - row.admitted,
-                decode_seconds=decode_seconds,
-            )
-            self._call(row.task, partial(row.task.payload.listener.image, finished))
-        self._rows.leave(slots)
-        for task in {row.task.id: row.task for row in rows}.values():
-            if task.finished == task.rows and task.payload.error is None:
-                self._call(task, task.payload.listener.done)
-        with self._changed:
-            self._report()
 
     def _notify_ended(self) -> None:
         with self._changed:
             ended, self._ended = self._ended, []
-        for task in ended:
+        if ended:
+            self._delivery.put(partial(self._tell_failed, ended))
+
+    def _tell_failed(self, tasks: Sequence[Task[Work]]) -> None:
+        for task in tasks:
             error = task.payload.error
             if error is not None:
                 self._call(task, partial(task.payload.listener.failed, error))
@@ -299,16 +355,16 @@ class Engine:
 
     def _report(self) -> None:
         """Move the gauges, which all engines of the process share, by what changed here."""
-        counts = (self._scheduler.waiting_rows, len(self._scheduler.running))
+        counts = (self._scheduler.waiting_rows, self._scheduler.running_rows)
         self._metrics.rows_waiting.inc(counts[0] - self._reported[0])
         self._metrics.rows_running.inc(counts[1] - self._reported[1])
         self._reported = counts
 
 
 def _spec(row: Row[Work]) -> RowSpec:
-    request = row.task.payload.request
+    request, plan = row.task.payload.request, row.task.payload.plan
     return RowSpec(
-        plan=row.task.payload.plan,
+        plan=plan if len(plan) == row.evaluations else plan.padded(row.evaluations),
         condition=_condition(request, row.position),
         seed=int(request.seeds[row.position]),
         index=int(request.indices[row.position]),

@@ -10,7 +10,8 @@ import structlog
 from gmem_model.decoding import Decoder
 from gmem_model.engine.engine import Engine
 from gmem_model.engine.metrics import EngineMetrics
-from gmem_model.engine.models import open_network, read_config
+from gmem_model.engine.models import measure, open_network, read_config, try_out
+from gmem_model.engine.runtimes import prepare
 from gmem_shared.errors import GmemError, InternalError, StorageError, from_problem, to_problem
 from gmem_shared.model_config import ModelConfig
 from gmem_shared.settings import EngineSettings
@@ -100,6 +101,17 @@ class Loader:
     def _build(self, version: Version) -> Engine:
         opened = self.repository(version.name).open(version)
         config = read_config(opened)
-        network = open_network(opened, config)
-        decoder = Decoder.open(opened, config)
-        return Engine(network, decoder, config, version.ref, self._settings, self._metrics)
+        network = prepare(open_network(opened, config), self._settings)
+        invariant = try_out(network, config, version.ref)
+        if not invariant:
+            log.info("engine.batch.not_invariant", model=str(version.ref))
+        return Engine(
+            network,
+            Decoder.open(opened, config, network.network.device),
+            config,
+            version.ref,
+            self._settings,
+            self._metrics,
+            measure(network, self._settings),
+            invariant=invariant,
+        )

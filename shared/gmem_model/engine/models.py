@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import structlog
+import time
+from collections.abc import Callable, Sequence
+
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from gmem_model.checkpoint import load_guide, load_network
 from gmem_model.decoding import image_shape
-from gmem_model.engine.rows import Rows, RowSpec
+from gmem_model.engine.pace import Pace
+from gmem_model.engine.rows import Rows
+from gmem_model.engine.runtimes import examples
+from gmem_model.engine.windows import RowSpec
 from gmem_model.guidance import GuidedNetwork
+from gmem_model.network import Network
 from gmem_model.samplers import plan, samplers_of
 from gmem_shared.errors import CorruptVersionError, NotReadyError
 from gmem_shared.model_config import Guidance, LabelCondition, ModelConfig
+from gmem_shared.settings import EngineSettings
 from gmem_shared.store import OpenVersion
 from gmem_shared.types import ClassInfo, ModelInfo, VersionRef
 
-log = structlog.get_logger(__name__)
+MEASURING_SECONDS = 0.5
+"""A network that has been timed for so long is not timed with still more rows."""
 
 _COMPANY = 3
+_REPETITIONS = 5
 
 
 def read_config(opened: OpenVersion) -> ModelConfig:
@@ -37,42 +47,78 @@ def read_config(opened: OpenVersion) -> ModelConfig:
 
 
 def open_network(opened: OpenVersion, config: ModelConfig) -> GuidedNetwork:
-    """Build the network, and its guide if it has one; evaluate it, so that a task finds it warm.
+    """Build the network, and its guide if it has one.
 
     Raises:
         CorruptVersionError: The weights are not those of the configuration.
-        NotReadyError: The networks do not give finite predictions.
     """
     guide = None
     if config.guidance is not None and config.guidance.guide is not None:
         guide = load_guide(opened.path("guide.safetensors"), config)
-    network = GuidedNetwork.of(
+    return GuidedNetwork.of(
         load_network(opened.path("network.safetensors"), config), config.guidance, guide
     )
-    with torch.inference_mode():
-        _try_out(network, config, opened.version.ref)
-    return network
 
 
-def _try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) -> None:
-    """Evaluate a row alone and in company: it must be finite, and should be the same.
+def try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) -> bool:
+    """Evaluate a row alone and in company: it must be finite; return whether it is the same.
 
     Guidance is on, so that its reference is evaluated, too.
+
+    Raises:
+        NotReadyError: The networks do not give finite predictions.
     """
     guidance = config.guidance and Guidance(scale=2.0)
     default = plan(config.default_sampler, config.default_steps, config.process, guidance)
     row = RowSpec(default, network.network.no_condition(1)[0], seed=0, index=0)
-    rows = Rows(network, config.process, 1 + _COMPANY, modulation_bytes=1)
-    alone, *company = rows.join([row] * (1 + _COMPANY))
-    finite = [*rows.step([alone]), *rows.step(company)]
-    if not all(finite):
+    with torch.inference_mode():
+        alone, *company = (_first_step(network, config, [row] * n) for n in (1, 1 + _COMPANY))
+    latents = torch.cat([alone, *company])
+    if not latents.isfinite().all():
         raise NotReadyError(
             f"model {version} gives predictions that are not finite; publish a sound version or "
             "point the alias back"
         )
-    results = rows.latents([alone, *company])
-    if not (results == results[0]).all():
-        log.warning("engine.batch.not_invariant", model=str(version))
+    return bool((latents == latents[0]).all())
+
+
+def _first_step(network: GuidedNetwork, config: ModelConfig, specs: Sequence[RowSpec]) -> Tensor:
+    rows = Rows(network, config.process, len(specs), modulation_bytes=1)
+    slots = rows.join(specs)
+    rows.step()
+    return rows.latents(slots)
+
+
+def measure(network: GuidedNetwork, settings: EngineSettings) -> Pace:
+    """Time the network at more and more rows, for about a second at most.
+
+    One CPU thread is timed by the processor time it takes, which other work on the machine hardly
+    stretches: the shape of the line decides how many rows are worth batching.
+    """
+    on_cpu = network.network.device.type == "cpu"
+    clock = time.thread_time if on_cpu and settings.threads == 1 else time.perf_counter
+    latents, modulation = examples(network.network, settings.max_rows)
+    pace, spent, rows = Pace(), 0.0, 1
+    with torch.inference_mode():
+        while rows <= settings.max_rows and spent < MEASURING_SECONDS:
+            seconds = [
+                _seconds(network.network, latents[:rows], modulation[:rows], clock)
+                for _ in range(_REPETITIONS)
+            ]
+            pace.observe(rows, min(seconds))
+            spent += sum(seconds)
+            rows *= 2
+    return pace
+
+
+def _seconds(
+    network: Network, latents: Tensor, modulation: Tensor, clock: Callable[[], float]
+) -> float:
+    started = clock()
+    network.core(latents, modulation)
+    if latents.device.type == "cuda":
+        torch.cuda.synchronize(latents.device)
+    return clock() - started
 
 
 def describe_model(

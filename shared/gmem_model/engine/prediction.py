@@ -1,4 +1,9 @@
-"""Guided predictions of the running rows, under modulation that was computed ahead."""
+"""Guided predictions of the running rows.
+
+The networks' modulation of a row's (time, condition) pairs is known before its first evaluation.
+It is computed ahead for a window of evaluations, which is much cheaper than with each of them for
+a few rows; for many it is the same work, and some networks then do both at once.
+"""
 
 from __future__ import annotations
 
@@ -10,75 +15,95 @@ from gmem_model.network import MODULATION_ROWS, Network
 
 
 class Modulations:
-    """One network's modulation per slot and evaluation of the window.
+    """One network's modulation per entry.
 
     Args:
         network: In eval mode.
-        capacity: Number of slots.
-        window: Evaluations kept per slot.
+        entries: How many.
     """
 
-    def __init__(self, network: Network, capacity: int, window: int) -> None:
+    def __init__(self, network: Network, entries: int) -> None:
         self._network = network
-        self._values = torch.empty((capacity, window, network.modulation_width))
+        self._device = network.device
+        size = entries, network.modulation_width
+        self._values = torch.empty(size, dtype=network.dtype, device=self._device)
 
-    def compute(self, slots: Tensor, columns: Tensor, times: Tensor, conditions: Tensor) -> None:
-        """Fill entries, int64 ``(n,)`` each, for these times and conditions, ``(n, …)``.
+    def compute(self, entries: Tensor, times: Tensor, conditions: Tensor) -> None:
+        """Fill entries, int64 ``(n,)``, for these times and conditions, ``(n, …)``.
 
         Chunks of the size that networks compute anyway keep the working memory small.
         """
-        entries = (slots, columns, times.float(), conditions)
-        for slot, column, t, condition in zip(
-            *(entry.split(MODULATION_ROWS) for entry in entries), strict=True
-        ):
-            self._values[slot, column] = self._network.modulation(t, condition)
+        parts = entries.to(self._device), times.float().to(self._device), conditions
+        for entry, t, condition in zip(*(p.split(MODULATION_ROWS) for p in parts), strict=True):
+            self._values[entry] = self._network.modulation(t, condition)
 
-    def of(self, slots: Tensor, columns: Tensor) -> Tensor:
-        """Return entries ``(n, M)``."""
-        return self._values[slots, columns]
+    def of(self, entries: Tensor) -> Tensor:
+        """Return the modulation of entries, ``(n, M)``."""
+        return self._values.index_select(0, entries)
 
 
 class Predictor:
     """Evaluates a network, and where guidance is on its reference too.
 
+    States are ``(n, C, S, S)``, and predictions have their dtype.
+
     Args:
-        guided: The networks, in eval mode.
-        capacity: Number of slots.
-        window: Evaluations per slot that are prepared at once.
+        networks: In eval mode.
+        entries: How many (time, condition) pairs are prepared at once.
     """
 
-    def __init__(self, guided: GuidedNetwork, capacity: int, window: int) -> None:
-        self._guided = guided
-        self._size = capacity, window
-        self._main = Modulations(guided.network, capacity, window)
+    def __init__(self, networks: GuidedNetwork, entries: int) -> None:
+        self._networks = networks
+        self._dtype = networks.network.dtype
+        self._entries = entries
+        self._main = Modulations(networks.network, entries)
         self._reference: Modulations | None = None  # takes memory once a row is guided
 
-    def prepare(
-        self, slots: Tensor, columns: Tensor, times: Tensor, weights: Tensor, conditions: Tensor
-    ) -> None:
-        """Compute what the evaluations ``(slots, columns)`` need; see `Modulations.compute`.
+    def fuses(self, rows: int) -> bool:
+        """Whether so many unguided rows are better evaluated without preparation."""
+        fused_from = self._networks.network.fused_from
+        return fused_from is not None and rows >= fused_from
 
-        ``weights`` are those of guidance.
-        """
-        self._main.compute(slots, columns, times, conditions)
-        reference, guided = self._guided.reference, weights != 1
+    def fused(self, x: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
+        """Return unguided predictions, for which nothing was prepared."""
+        network = self._networks.network
+        return network(x.to(self._dtype), times.to(self._dtype), conditions).to(x.dtype)
+
+    def prepare(self, entries: Tensor, times: Tensor, weights: Tensor, conditions: Tensor) -> None:
+        """Compute what these entries need, all ``(n, …)``; ``weights`` are those of guidance."""
+        self._main.compute(entries, times, conditions)
+        reference, guided = self._networks.reference, weights != 1
         if reference is None or not guided.any():
             return
         if self._reference is None:
-            self._reference = Modulations(reference, *self._size)
-        conditions = self._guided.reference_condition(conditions[guided])
-        self._reference.compute(slots[guided], columns[guided], times[guided], conditions)
+            self._reference = Modulations(reference, self._entries)
+        conditions = self._networks.reference_condition(conditions[guided])
+        self._reference.compute(entries[guided], times[guided], conditions)
 
-    def predict(self, x: Tensor, slots: Tensor, columns: Tensor, weights: Tensor) -> Tensor:
-        """Return predictions for these states ``(n, C, S, S)``, in their dtype."""
-        modulation, latents = self._main.of(slots, columns), x.float()
-        if self._reference is None or not (weights != 1).any():
-            return self._guided.network.core(latents, modulation).to(x.dtype)
-        rows = (weights != 1).nonzero(as_tuple=True)[0]
-        against = self._reference.of(slots[rows], columns[rows])
-        prediction, reference = self._guided.evaluate(latents, modulation, rows, against)
+    def prepared(self, x: Tensor, entries: Tensor) -> Tensor:
+        """Return unguided predictions."""
+        core = self._networks.network.core
+        return core(x.to(self._dtype), self._main.of(entries)).to(x.dtype)
+
+    def guided(self, x: Tensor, entries: Tensor, weights: Tensor) -> Tensor:
+        """Return predictions of rows of which some are guided, by ``weights``, ``(n,)``.
+
+        The reference is evaluated for the rows that need it; on a GPU, where an evaluation has to
+        be the same work each time, for all.
+        """
+        rows = _rows_to_guide(weights)
+        if self._reference is None or not len(rows):
+            return self.prepared(x, entries)
+        prediction, reference = self._networks.evaluate(
+            x.to(self._dtype), self._main.of(entries), rows, self._reference.of(entries[rows])
+        )
         prediction, reference = prediction.to(x.dtype), reference.to(x.dtype)
         weight = weights[rows][:, None, None, None]
-        channels = self._guided.channels
-        guided = guide(prediction[rows], reference, weight, channels=channels)
-        return prediction.index_copy(0, rows, guided)
+        led = guide(prediction[rows], reference, weight, channels=self._networks.channels)
+        return prediction.index_copy(0, rows, torch.where(weight != 1, led, prediction[rows]))
+
+
+def _rows_to_guide(weights: Tensor) -> Tensor:
+    if weights.device.type == "cpu":
+        return (weights != 1).nonzero(as_tuple=True)[0]
+    return torch.arange(len(weights), device=weights.device)

@@ -1,181 +1,297 @@
-"""The numeric state of the running batch: one slot per row, and one evaluation of any of them.
+"""The numeric state of the running batch, and one evaluation of all of it.
 
-Rows of different samplers, step counts, guidance, times and progress share each evaluation.
-Nothing moves when rows come and go: a row keeps its slot, and an evaluation gathers the slots it
-is given.
+Rows of different samplers, step counts, guidance, times and progress share each evaluation. Their
+states lie side by side in *places* 0 … n-1, so that an evaluation works on slices of arrays that
+are allocated once; newcomers, else the last rows, take the places of those that left.
 
-What a row needs from its plan and the networks' modulation of its (time, condition) pairs is known
-before its first evaluation. Both are kept per slot as a *window* of the next few evaluations, so
-that memory stays bounded for large networks and long plans; an exhausted window is replaced by
-the next.
+What a row needs of its plan for the next few evaluations, its *window*, lies in a *slot* of its
+own, with the networks' modulation for it where that is computed ahead. Windows are large and do
+not move with their rows; as they are short, memory stays bounded for large networks and long
+plans. An exhausted window is replaced by the next.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gmem_model import noise
+from gmem_model.engine.arrays import Array, arrays_on
+from gmem_model.engine.graphs import Graphs
+from gmem_model.engine.initial import InitialNoise, Upcoming, signed
 from gmem_model.engine.prediction import Predictor
+from gmem_model.engine.windows import MAX_WINDOW, RowSpec, Windows
 from gmem_model.guidance import GuidedNetwork
-from gmem_model.samplers import Plan, plan, samplers_of
+from gmem_model.samplers import plan, samplers_of
 from gmem_model.samplers.plan import COMMIT, FACTORS, GUIDANCE, NOISE, TIME, combine
 from gmem_shared.model_config import Process
-
-MAX_WINDOW = 32
-"""Longest window, in evaluations: bounds the work that an admission adds to one evaluation."""
 
 cached_plan = lru_cache(maxsize=64)(plan)
 """`samplers.plan`, which serves repeated requests from memory."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RowSpec:
-    """What one image depends on.
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """A row in the batch: who it is, where its window lies, and its first evaluation."""
 
-    Attributes:
-        plan: Its evaluations.
-        condition: Its snippet, float32 ``(d,)``, as stored in the bank, or class id, int64 ``()``.
-        seed, index: Its noise stream, and its number within it.
-    """
+    spec: RowSpec
+    slot: int
+    first: int
+    place: int
 
-    plan: Plan
-    condition: Tensor
-    seed: int
-    index: int
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What some row of the batch needs of an evaluation; the others come out right all the same."""
+
+    noisy: bool
+    guided: bool
+    keeps_base: bool
 
 
 class Rows:
     """State x, base b and last predictions m' of up to ``capacity`` rows; see `samplers.Plan`.
 
     Args:
-        guided: The networks, in eval mode, on the CPU.
+        networks: In eval mode, on one device.
         process: That of the plans of all rows.
-        capacity: Number of slots.
-        modulation_bytes: Memory for the modulation windows of all slots together.
+        capacity: Most rows.
+        modulation_bytes: Memory for the modulation windows of all rows together.
+        graphs: On a GPU, records evaluations and replays them.
     """
 
     def __init__(
-        self, guided: GuidedNetwork, process: Process, capacity: int, *, modulation_bytes: int
+        self,
+        networks: GuidedNetwork,
+        process: Process,
+        capacity: int,
+        *,
+        modulation_bytes: int,
+        graphs: Graphs | None = None,
     ) -> None:
-        self._shape = guided.network.latent_shape
-        networks = [network for network in (guided.network, guided.reference) if network]
-        pair_bytes = 4 * sum(network.modulation_width for network in networks)
-        self.window = min(MAX_WINDOW, max(1, modulation_bytes // (capacity * pair_bytes)))
+        self.window = _window(networks, capacity, modulation_bytes)
+        self._graphs = graphs
+        self._shape, arrays = networks.network.latent_shape, arrays_on(networks.network.device)
+        self._arrays = arrays
+        self._predictor = Predictor(networks, capacity * self.window)
+        self._initial = InitialNoise(self._shape, arrays)
         examples = [plan(name, 2, process) for name in samplers_of(process)]
-        history = max(example.history for example in examples)
-        dtype = examples[0].dtype
-        self._x = torch.zeros((capacity, *self._shape), dtype=dtype)
-        self._base = torch.zeros_like(self._x)
-        self._history = torch.zeros((capacity, history, *self._shape), dtype=dtype)
-        self._lines = torch.zeros((capacity, self.window, FACTORS + 2 + history), dtype=dtype)
-        self._predictor = Predictor(guided, capacity, self.window)
-        self._conditions = guided.network.no_condition(capacity)
-        self._tables = [torch.empty(0)] * capacity
-        self._seeds = np.zeros(capacity, dtype=np.uint64)
-        self._indices = np.zeros(capacity, dtype=np.int64)
-        self._evaluations = np.zeros(capacity, dtype=np.int64)
-        self._free = list(range(capacity))
+        history, dtype = max(example.history for example in examples), examples[0].dtype
+        self._x = arrays.zeros(capacity, *self._shape, dtype=dtype)
+        self._base = arrays.zeros(capacity, *self._shape, dtype=dtype)
+        self._history = arrays.zeros(capacity, history, *self._shape, dtype=dtype)
+        self._conditions = arrays.of(networks.network.no_condition(capacity))
+        self._origins = arrays.zeros(3, capacity, dtype=torch.int64)
+        self._entries = arrays.zeros(capacity, dtype=torch.int64)
+        self._clock = arrays.zeros(1, dtype=torch.int64)
+        width = FACTORS + 2 + history
+        lines = arrays.zeros(capacity * self.window, width, dtype=dtype)
+        self._windows = Windows(capacity, self.window, lines, arrays)
+        self._seats: dict[int, _Seat] = {}
+        self._places: list[_Seat | None] = []  # None: its row has left
+        self._due: defaultdict[int, list[_Seat]] = defaultdict(list)
+        self._unprepared: list[tuple[_Seat, int]] = []
+        self._needs = np.zeros(3, np.int64)
+        self._evaluation = 0
 
-    def join(self, newcomers: Sequence[RowSpec]) -> list[int]:
-        """Give each row a slot and its initial latent; return the slots."""
-        slots = self._free[: len(newcomers)]
-        for slot, spec in zip(slots, newcomers, strict=True):
-            self._tables[slot] = spec.plan.lines
-        self._conditions[slots] = torch.stack([spec.condition for spec in newcomers])
-        self._seeds[slots] = np.array([spec.seed for spec in newcomers], dtype=np.uint64)
-        self._indices[slots] = [spec.index for spec in newcomers]
-        self._evaluations[slots] = 0
-        initial = self._initial(np.array(slots), [spec.plan for spec in newcomers])
-        self._x[slots], self._base[slots], self._history[slots] = initial, initial, 0.0
-        del self._free[: len(newcomers)]
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._seats)
+
+    def join(self, newcomers: Sequence[RowSpec], upcoming: Upcoming = lambda _: ()) -> list[int]:
+        """Give each row a place; return the slots, by which rows are known here.
+
+        Args:
+            newcomers: At most as many as there are free places.
+            upcoming: Whose noise may be computed with that of the newcomers.
+        """
+        begun = self._begun(newcomers, upcoming)  # first: it may fail, and then nobody has joined
+        slots, places = self._windows.take(len(newcomers)), self._take_places(len(newcomers))
+        for spec, slot, place in zip(newcomers, slots, places, strict=True):
+            seat = _Seat(spec, slot, self._evaluation, place)
+            self._places[place] = self._seats[slot] = seat
+            self._due[self._evaluation].append(seat)
+            self._needs += spec.plan.needs
+        x, conditions, origins = begun
+        self._x[places] = x
+        self._base[places] = x
+        self._history[places] = 0.0
+        self._conditions[places] = conditions
+        self._origins[:, places] = origins
         return slots
 
+    def _take_places(self, rows: int) -> list[int]:
+        """Return places for so many rows: free ones first, then new ones at the end."""
+        holes = [place for place, seat in enumerate(self._places) if seat is None][:rows]
+        end = len(self._places) + rows - len(holes)
+        places = [*holes, *range(len(self._places), end)]
+        self._places += [None] * (rows - len(holes))
+        return places
+
     def leave(self, slots: Sequence[int]) -> None:
-        """Free these slots."""
+        """Free these slots and the places of their rows."""
         for slot in slots:
-            self._tables[slot] = torch.empty(0)
-        self._free.extend(slots)
+            seat = self._seats.pop(slot)
+            self._places[seat.place] = None
+            self._needs -= seat.spec.plan.needs
+        self._windows.give_back(slots)
 
     def evaluations(self, slot: int) -> int:
-        """Return how many evaluations the slot's row has behind it."""
-        return int(self._evaluations[slot])
+        """Return how many evaluations a row has behind it."""
+        return self._evaluation - self._seats[slot].first
 
     def latents(self, slots: Sequence[int]) -> Tensor:
-        """Return the states of these slots, ``(n, C, S, S)``."""
-        return self._x[list(slots)]
+        """Return a copy of the states of these rows, ``(n, C, S, S)``."""
+        return self._arrays.tensor(self._x[[self._seats[slot].place for slot in slots]])
 
-    def step(self, slots: Sequence[int]) -> NDArray[np.bool_]:
-        """Take these rows through their next evaluation.
+    def step(self) -> None:
+        """Take every row through its next evaluation."""
+        self._close_ranks()
+        self._load_windows()
+        rows, kind = len(self._places), _Kind(*(self._needs > 0).tolist())
+        fused = not (kind.guided or self._graphs) and self._predictor.fuses(rows)
+        if not fused:
+            self._prepare()
+        if self._graphs is None:
+            self._advance(rows, kind, fused=fused)
+        else:
+            rows = self._graphs.bucket(rows)
+            changed = [self._x, self._base, self._history, self._entries, self._clock]
+            self._graphs.run((rows, kind), lambda: self._advance(rows, kind, fused=False), changed)
+        self._evaluation += 1
 
-        Returns:
-            bool ``(n,)``: whether each row's new state is finite.
-        """
-        places = np.array(slots)
-        k = self._evaluations[places]
-        column = k % self.window
-        if (column == 0).any():
-            self._load_windows(places[column == 0])
-        index = (torch.from_numpy(places), torch.from_numpy(column))
-        lines, history = self._lines[index], self._history[index[0]]
-        prediction = self._predictor.predict(self._x[index[0]], *index, lines[:, GUIDANCE])
-        factors = lines[:, FACTORS:].mT[..., None, None, None]
-        x = combine(factors, self._base[index[0]], prediction, history)
-        self._add_noise(x, lines[:, NOISE].numpy(), places, noise.stage_of_evaluation(0) + k)
-        committed = lines[:, COMMIT].numpy() != 0
-        self._base[places[committed]] = x[committed]
-        self._x[index[0]] = x
-        if history.shape[1] > 1:
-            self._history[index[0], 1:] = history[:, :-1]
-        self._history[index[0], 0] = prediction
-        self._evaluations[places] += 1
-        return torch.isfinite(x).flatten(1).all(dim=1).numpy()
+    def _advance(self, n: int, kind: _Kind, *, fused: bool) -> None:
+        """Evaluate the rows in the first places; every shape depends on the arguments only."""
+        x, base, history = self._x[:n], self._base[:n], self._history[:n]
+        entries = self._entries[:n]
+        lines = self._windows.lines[entries]
+        prediction = self._predict(x, entries, lines, kind, fused=fused)
+        new = combine(lines[:, FACTORS:].T[..., None, None, None], base, prediction, history)
+        if kind.noisy:
+            self._add_noise(new, lines[:, NOISE], n)
+        x[...] = new
+        if kind.keeps_base:
+            new = self._arrays.where(lines[:, COMMIT, None, None, None] != 0, new, base)
+        base[...] = new
+        for h in range(history.shape[1] - 1, 0, -1):
+            history[:, h] = history[:, h - 1]
+        if history.shape[1]:
+            history[:, 0] = prediction
+        entries += 1
+        entries %= len(self._windows.lines)  # an entry may lie in no window where no row is
+        self._clock += 1
 
-    def _initial(self, places: NDArray[np.int64], plans: Sequence[Plan]) -> Tensor:
-        x = self._noise(places, np.full(len(places), noise.INITIAL_LATENT))
-        scales = np.array([p.initial_scale for p in plans])
-        x = torch.from_numpy(scales).to(x.dtype)[:, None, None, None] * x
-        amplitudes = np.array([p.initial_noise for p in plans])
-        stages = np.full(len(places), noise.BEFORE_FIRST_EVALUATION)
-        self._add_noise(x, amplitudes, places, stages)
+    def _predict(
+        self, x: Array, entries: Array, lines: Array, kind: _Kind, *, fused: bool
+    ) -> Array:
+        tensor = self._arrays.tensor
+        if fused:
+            conditions = tensor(self._conditions[: len(x)])
+            prediction = self._predictor.fused(tensor(x), tensor(lines[:, TIME]), conditions)
+        elif kind.guided:
+            weights = tensor(lines[:, GUIDANCE])
+            prediction = self._predictor.guided(tensor(x), tensor(entries), weights)
+        else:
+            prediction = self._predictor.prepared(tensor(x), tensor(entries))
+        return self._arrays.of(prediction)
+
+    def _add_noise(self, x: Array, amplitudes: Array, n: int) -> None:
+        """Add fresh noise of these amplitudes, ``(n,)``, to the states in place."""
+        seeds, indices, firsts = self._origins[:, :n]
+        stages = self._clock - firsts + noise.stage_of_evaluation(0)
+        noisy: Array = slice(None)
+        if isinstance(x, np.ndarray):  # on a GPU, where work must not vary, for all
+            noisy = np.flatnonzero(amplitudes)
+        fresh = self._arrays.normal(seeds[noisy], indices[noisy], stages[noisy], self._shape)
+        x[noisy] += amplitudes[noisy][:, None, None, None] * self._like_x(fresh)
+
+    def _like_x(self, values: Array) -> Array:
+        return self._arrays.of(self._arrays.tensor(values).to(self._arrays.tensor(self._x).dtype))
+
+    def _begun(self, specs: Sequence[RowSpec], upcoming: Upcoming) -> tuple[Array, Array, Array]:
+        """Return states, conditions and origins of rows at their start."""
+        keys = [(signed(spec.seed), spec.index, self._evaluation) for spec in specs]
+        origins = self._arrays.of(torch.tensor(keys).T.contiguous())
+        initial = self._initial.take([(spec.seed, spec.index) for spec in specs], upcoming)
+        x = self._scaled(self._like_x(self._arrays.stack(initial)), specs, origins)
+        conditions = self._arrays.of(torch.stack([spec.condition for spec in specs]))
+        return x, conditions, origins
+
+    def _scaled(self, x: Array, specs: Sequence[RowSpec], origins: Array) -> Array:
+        """Return initial noise as the plans want it."""
+        if any(spec.plan.initial_scale != 1 for spec in specs):
+            x = self._column([spec.plan.initial_scale for spec in specs]) * x
+        if any(spec.plan.initial_noise for spec in specs):
+            amplitudes = self._column([spec.plan.initial_noise for spec in specs])
+            stages = 0 * origins[0] + noise.BEFORE_FIRST_EVALUATION
+            fresh = self._arrays.normal(origins[0], origins[1], stages, self._shape)
+            added = x + amplitudes * self._like_x(fresh)
+            x = self._arrays.where(amplitudes != 0, added, x)
         return x
 
-    def _add_noise(
-        self,
-        x: Tensor,
-        amplitudes: NDArray[np.floating[Any]],
-        places: NDArray[np.int64],
-        stages: NDArray[np.int64],
-    ) -> None:
-        """Add fresh noise of these amplitudes, ``(n,)``, to the states in place."""
-        noisy = amplitudes != 0
-        if noisy.any():
-            fresh = self._noise(places[noisy], stages[noisy])
-            amplitude = torch.from_numpy(amplitudes[noisy]).to(x.dtype)
-            x[noisy] += amplitude[:, None, None, None] * fresh
+    def _column(self, values: list[float]) -> Array:
+        column = torch.tensor(values, dtype=self._arrays.tensor(self._x).dtype)
+        return self._arrays.of(column)[:, None, None, None]
 
-    def _noise(self, places: NDArray[np.int64], stages: NDArray[np.int64]) -> Tensor:
-        values = noise.normal(self._seeds[places], self._indices[places], stages, self._shape)
-        return torch.from_numpy(values).to(self._x.dtype)
+    def _load_windows(self) -> None:
+        """Bring in the next window of rows that begin one now."""
+        due = self._due.pop(self._evaluation, ())
+        seats = [seat for seat in due if self._seats.get(seat.slot) is seat]
+        if not seats:
+            return
+        for seat in seats:
+            begin = self._evaluation - seat.first
+            self._windows.load(seat.slot, seat.spec.plan, begin)
+            self._unprepared.append((seat, begin))
+            if begin + self.window < len(seat.spec.plan):
+                self._due[self._evaluation + self.window].append(seat)
+        entries = torch.tensor([seat.slot * self.window for seat in seats])
+        self._entries[[seat.place for seat in seats]] = self._arrays.of(entries)
 
-    def _load_windows(self, places: NDArray[np.int64]) -> None:
-        """Bring in the next window of plan lines and modulations of these rows."""
-        pairs: list[tuple[int, int]] = []
-        self._lines[places] = 0
-        for place in places:
-            first = self._evaluations[place]
-            lines = self._tables[place][first : first + self.window]
-            self._lines[place, : len(lines), : lines.shape[1]] = lines
-            pairs.extend((place, column) for column in range(len(lines)))
-        slots, columns = torch.tensor(pairs, dtype=torch.int64).unbind(1)
-        lines = self._lines[slots, columns]
-        self._predictor.prepare(
-            slots, columns, lines[:, TIME], lines[:, GUIDANCE], self._conditions[slots]
-        )
+    def _prepare(self) -> None:
+        """Have modulations computed for what is left of windows that have none."""
+        spans, conditions = [], []
+        for seat, begin in self._unprepared:
+            done = self._evaluation - seat.first - begin
+            left = len(seat.spec.plan) - begin
+            if self._seats.get(seat.slot) is seat and done < min(left, self.window):
+                first = seat.slot * self.window
+                span = torch.arange(first + done, first + min(left, self.window))
+                spans.append(span)
+                conditions += [seat.spec.condition] * len(span)
+        self._unprepared.clear()
+        if spans:
+            entries = self._arrays.tensor(self._arrays.of(torch.cat(spans)))
+            lines = self._arrays.tensor(self._windows.lines)[entries]
+            condition = torch.stack(conditions).to(entries.device)
+            self._predictor.prepare(entries, lines[:, TIME], lines[:, GUIDANCE], condition)
+
+    def _close_ranks(self) -> None:
+        """Move the last rows into places that are free."""
+        n = len(self._seats)
+        if len(self._places) == n:
+            return
+        free = [place for place in range(n) if self._places[place] is None]
+        movers = [seat for seat in self._places[n:] if seat is not None]
+        del self._places[n:]
+        if not movers:
+            return
+        sources = [seat.place for seat in movers]
+        for array in (self._x, self._base, self._history, self._conditions, self._entries):
+            array[free] = array[sources]
+        self._origins[:, free] = self._origins[:, sources]
+        for place, seat in zip(free, movers, strict=True):
+            self._places[place], seat.place = seat, place
+
+
+def _window(networks: GuidedNetwork, capacity: int, modulation_bytes: int) -> int:
+    """Return how many evaluations ahead the memory allows to prepare."""
+    each = [network for network in (networks.network, networks.reference) if network]
+    pair_bytes = sum(network.modulation_width * network.dtype.itemsize for network in each)
+    return min(MAX_WINDOW, max(1, modulation_bytes // (capacity * pair_bytes)))

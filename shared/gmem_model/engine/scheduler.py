@@ -1,110 +1,81 @@
 """Which rows share the next network evaluation: bookkeeping only, no arrays, threads or clocks.
 
 A *task* asks for images; each image is a *row* that needs the same number of evaluations. A row
-holds a *place* in the running batch from its admission to its last evaluation. Three rules:
-
-1. **Order.** A task waits in *turns*. A turn is served in order of its virtual arrival: the time at
-   which it began to wait, plus `AGEING_SECONDS` if the task is of priority ``batch``. Later turns
-   arrive later, so every turn is served after a bounded amount of other work: nothing starves.
-2. **Quantum.** A turn gives an eighth of the places at most; then the task queues again. Tasks
-   up to that size are plain first-come-first-served (the best mean latency); larger ones take
-   turns, so that a thousand images never stand between one image and its place.
-3. **Share.** One task holds at most seven eighths of the places. Rows admitted together finish
-   together, so without this a newcomer would wait for a whole trajectory of a large task.
+holds a *place* in the running batch from its admission to its last evaluation. `Queue` says which
+task is next, `Batching` which rows may join now. As it is known at admission which evaluation will
+be a row's last, an evaluation costs nothing per row here: only rows that come or go do.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic
 
+from gmem_model.engine.batching import Batching
+from gmem_model.engine.pace import Pace
+from gmem_model.engine.queue import Queue
+from gmem_model.engine.task import P, Row, Task
 from gmem_shared.errors import ConflictError, OutOfRangeError, OverloadedError
-from gmem_shared.types import Priority
 
-AGEING_SECONDS = 5.0
-"""A batch task that has waited this much longer than an interactive one goes first."""
-
-_PACE_MEMORY = 0.9
-"""Weight of the past in the running mean of seconds per row evaluation."""
-
-P = TypeVar("P")
-
-
-@dataclass(eq=False, slots=True)
-class Task(Generic[P]):
-    """A request for ``rows`` images of ``evaluations`` network evaluations each.
-
-    ``deadline`` is a time of the caller's clock. ``payload`` is not looked at. The other fields
-    are the scheduler's.
-    """
-
-    id: str
-    rows: int
-    evaluations: int
-    payload: P
-    priority: Priority = "interactive"
-    deadline: float | None = None
-    submitted: float = 0.0
-    admitted: int = 0
-    running: int = 0
-    finished: int = 0
-    turn: float = 0.0
-    turn_places: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class Row(Generic[P]):
-    """One image in the running batch; ``evaluation`` counts those behind it."""
-
-    task: Task[P]
-    position: int
-    admitted: float
-    evaluation: int = 0
-    running: bool = True
+_LEAST_QUANTUM = 8
 
 
 @dataclass(eq=False)
 class Scheduler(Generic[P]):
-    """Admits rows to at most ``max_rows`` places; see the module for the rules.
+    """Admits rows to the places of a batch.
 
-    The caller repeats: :meth:`expire`, :meth:`admit`, evaluate ``running``, :meth:`advance`.
+    The caller repeats: :meth:`expire`, :meth:`admit`, evaluate what runs, :meth:`advance`.
     :meth:`submit` and :meth:`cancel` may come at any time between those calls.
+
+    Attributes:
+        batching: Who may join when.
+        max_waiting_rows: Rows that may wait for a place.
+        pace: Learns how long evaluations take.
+        evaluation: How many evaluations there were.
+        running_rows: Rows in the batch.
     """
 
-    max_rows: int
+    batching: Batching
     max_waiting_rows: int
-    running: list[Row[P]] = field(default_factory=list, init=False)
-    """Rows in the batch; survivors keep their order, newcomers come last."""
-    waiting_rows: int = field(default=0, init=False)
+    pace: Pace = field(default_factory=Pace)
+    evaluation: int = field(default=0, init=False)
+    running_rows: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        eighth = self.max_rows // 8
-        self.share = self.max_rows - eighth
-        self.quantum = max(1, eighth)
         self._tasks: dict[str, Task[P]] = {}
-        self._queues: dict[Priority, OrderedDict[str, Task[P]]] = {
-            "interactive": OrderedDict(),
-            "batch": OrderedDict(),
-        }
-        self._waiting_evaluations = 0
+        self.queue: Queue[P] = Queue(max(_LEAST_QUANTUM, self.batching.max_rows // 8))
+        self._stopped: list[Row[P]] = []
+        self._leaving: defaultdict[int, list[Row[P]]] = defaultdict(list)
+        self._evaluations_left = 0
         self._next_deadline = math.inf
-        self._pace = 0.0
 
     @property
     def idle(self) -> bool:
         """Whether no task is waiting or running."""
         return not self._tasks
 
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait for a place."""
+        return self.queue.rows
+
     def tasks(self) -> list[Task[P]]:
         """Return the unfinished tasks, oldest first."""
         return list(self._tasks.values())
 
+    def running(self) -> list[Row[P]]:
+        """Return the rows in the batch."""
+        return [row for task in self._tasks.values() for row in task.places]
+
+    def opens_at(self) -> float:
+        """Return the time from which :meth:`admit` would fill an empty batch."""
+        return self.batching.opens_at(self.queue)
+
     def backlog_seconds(self) -> float:
         """Estimate the time to finish everything accepted; 0 before the first evaluation."""
-        left = sum(row.task.evaluations - row.evaluation for row in self.running)
-        return (self._waiting_evaluations + left) * self._pace
+        return self._seconds(self.queue.evaluations)
 
     def submit(self, task: Task[P], now: float) -> None:
         """Queue a task.
@@ -112,7 +83,8 @@ class Scheduler(Generic[P]):
         Raises:
             OutOfRangeError: The task could never fit into the queue.
             ConflictError: An unfinished task has this id.
-            OverloadedError: The queue has no room now.
+            OverloadedError: The queue has no room now, or the task would miss its deadline.
+                Says when to try again.
         """
         if not 0 < task.rows <= self.max_waiting_rows:
             raise OutOfRangeError(
@@ -123,19 +95,10 @@ class Scheduler(Generic[P]):
             raise ConflictError(
                 f"task {task.id!r} is still unfinished; expected a new id for a new task"
             )
-        if self.waiting_rows + task.rows > self.max_waiting_rows:
-            seconds = max(1.0, self.backlog_seconds())
-            raise OverloadedError(
-                f"{self.waiting_rows} rows wait and at most {self.max_waiting_rows} may; "
-                f"try again in {seconds:.0f} s",
-                retry_after_seconds=seconds,
-            )
+        self._check_room(task, now)
         task.submitted = now
         self._tasks[task.id] = task
-        self._queues[task.priority][task.id] = task
-        self._begin_turn(task, now)
-        self.waiting_rows += task.rows
-        self._waiting_evaluations += task.rows * task.evaluations
+        self.queue.add(task, now)
         if task.deadline is not None:
             self._next_deadline = min(self._next_deadline, task.deadline)
 
@@ -151,13 +114,20 @@ class Scheduler(Generic[P]):
         if self._tasks.get(task.id) is not task:
             return
         del self._tasks[task.id]
-        self._queues[task.priority].pop(task.id, None)
-        waiting = task.rows - task.admitted
-        self.waiting_rows -= waiting
-        self._waiting_evaluations -= waiting * task.evaluations
-        for row in self.running:
-            row.running = row.task is not task
-        self.running = [row for row in self.running if row.running]
+        self.queue.remove(task)
+        for row in task.places:
+            row.running = False
+            self._stopped.append(row)
+            self._evaluations_left -= row.first + row.evaluations - self.evaluation
+        self.running_rows -= len(task.places)
+        task.places.clear()
+        if not self.running_rows:
+            self._leaving.clear()
+
+    def stopped(self) -> list[Row[P]]:
+        """Return the rows that were dropped while they ran, each once."""
+        stopped, self._stopped = self._stopped, []
+        return stopped
 
     def expire(self, now: float) -> list[Task[P]]:
         """Drop and return the tasks whose deadline has come, waiting or running."""
@@ -173,13 +143,23 @@ class Scheduler(Generic[P]):
         return late
 
     def admit(self, now: float) -> list[Row[P]]:
-        """Fill the free places and return the newcomers, in the order of their places."""
+        """Give free places away and return the newcomers, in the order of their admission."""
+        if not self.queue.rows or (not self.running_rows and now < self.opens_at()):
+            return []
         joined: list[Row[P]] = []
-        while len(self.running) < self.max_rows and (task := self._next()) is not None:
-            row = Row(task, position=task.admitted, admitted=now)
-            self._take_place(task, now)
-            self.running.append(row)
+        for task in self.batching.picks(self.queue, self.running_rows):
+            position = self.queue.take(task, now)
+            row = Row(task, position, now, self.evaluation, task.evaluations)
+            task.places.add(row)
             joined.append(row)
+        if self.batching.ends_together:
+            longest = max((row.evaluations for row in joined), default=0)
+            for row in joined:
+                row.evaluations = longest
+        for row in joined:
+            self._leaving[row.first + row.evaluations].append(row)
+            self._evaluations_left += row.evaluations
+        self.running_rows += len(joined)
         return joined
 
     def advance(self, rows: int, seconds: float) -> list[Row[P]]:
@@ -187,47 +167,55 @@ class Scheduler(Generic[P]):
 
         Args:
             rows: Rows that were evaluated; some may have been cancelled meanwhile.
-            seconds: Time the evaluation took; the backlog is estimated from it.
+            seconds: Time the evaluation took.
         """
-        pace = seconds / max(rows, 1)
-        self._pace = _PACE_MEMORY * self._pace + (1 - _PACE_MEMORY) * pace if self._pace else pace
-        for row in self.running:
-            row.evaluation += 1
-        done = [row for row in self.running if row.evaluation == row.task.evaluations]
+        if rows:
+            self.pace.observe(rows, seconds)
+        self.evaluation += 1
+        self._evaluations_left -= self.running_rows
+        done = [row for row in self._leaving.pop(self.evaluation, ()) if row.running]
         for row in done:
             self._finish(row)
-        if done:
-            self.running = [row for row in self.running if row.running]
         return done
 
-    def _next(self) -> Task[P] | None:
-        heads = [
-            next((task for task in queue.values() if task.running < self.share), None)
-            for queue in self._queues.values()
-        ]
-        return min((task for task in heads if task), key=lambda task: task.turn, default=None)
+    def _check_room(self, task: Task[P], now: float) -> None:
+        if self.queue.rows + task.rows > self.max_waiting_rows:
+            seconds = max(1.0, self.backlog_seconds())
+            raise OverloadedError(
+                f"{self.queue.rows} rows wait and at most {self.max_waiting_rows} may; "
+                f"try again in {seconds:.0f} s",
+                retry_after_seconds=seconds,
+            )
+        late = self._seconds_late(task, now)
+        if late > 0:
+            raise OverloadedError(
+                f"expected to finish within the deadline, but {self.queue.rows} rows wait and it "
+                f"would pass {late:.1f} s before; try again then, or with a later deadline",
+                retry_after_seconds=max(1.0, late),
+            )
 
-    def _take_place(self, task: Task[P], now: float) -> None:
-        task.admitted += 1
-        task.running += 1
-        task.turn_places += 1
-        self.waiting_rows -= 1
-        self._waiting_evaluations -= task.evaluations
-        if task.admitted == task.rows:
-            del self._queues[task.priority][task.id]
-        elif task.turn_places == self.quantum:
-            self._queues[task.priority].move_to_end(task.id)
-            self._begin_turn(task, now)
+    def _seconds_late(self, task: Task[P], now: float) -> float:
+        """Estimate by how much a task would miss its deadline for what waits before it.
 
-    @staticmethod
-    def _begin_turn(task: Task[P], now: float) -> None:
-        task.turn = now + (AGEING_SECONDS if task.priority == "batch" else 0.0)
-        task.turn_places = 0
+        Of each task that waits, one turn goes before it, and in the end what runs now.
+        """
+        if task.deadline is None or not self.queue.rows:
+            return 0.0
+        own = task.rows * task.evaluations
+        if now + self._seconds(self.queue.evaluations + own) <= task.deadline:
+            return 0.0
+        return now + self._seconds(self.queue.turn_evaluations() + own) - task.deadline
+
+    def _seconds(self, evaluations: float) -> float:
+        """Estimate the time to finish what runs, and so many evaluations of rows more."""
+        rows = self.batching.max_rows
+        return (self._evaluations_left + evaluations) / rows * self.pace.seconds(rows)
 
     def _finish(self, row: Row[P]) -> None:
         row.running = False
         task = row.task
-        task.running -= 1
+        task.places.discard(row)
+        self.running_rows -= 1
         task.finished += 1
         if task.finished == task.rows:
             del self._tasks[task.id]

@@ -94,7 +94,13 @@ class Plan:
         """Return H, the number of earlier predictions a row remembers."""
         return self.previous.shape[1]
 
-    @property
+    @cached_property
+    def needs(self) -> NDArray[np.int64]:
+        """1 or 0 each: the plan adds noise, is guided, keeps a base over some evaluation."""
+        needs = self.noise.any(), (self.guidance != 1).any(), not self.commit.all()
+        return np.array(needs, np.int64)
+
+    @cached_property
     def network_evaluations(self) -> int:
         """Return how often networks are evaluated, those for guidance included."""
         return len(self) + int(np.count_nonzero(self.guidance != 1))
@@ -109,6 +115,11 @@ class Plan:
         }
         padded = [np.pad(p.previous, ((0, 0), (0, history - p.history))) for p in (self, last)]
         return replace(self, **joined, previous=np.concatenate(padded))
+
+    def padded(self, evaluations: int) -> Plan:
+        """Return the plan with lines appended that change nothing, up to so many evaluations."""
+        idle = np.full(evaluations - len(self), self.times[-1])
+        return self.then(Plan.tabulate(idle, prediction=np.zeros_like(idle), dtype=self.dtype))
 
     def guided(self, guidance: Guidance) -> Plan:
         """Return the plan with the weights that guidance has at its ``gates``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from gmem_model.decoding import Decoder
 from gmem_model.engine.engine import Engine
 from gmem_model.engine.metrics import EngineMetrics
+from gmem_model.engine.pace import Pace
 from gmem_model.guidance import GuidedNetwork
 from gmem_model.sit import SiT
 from gmem_shared.model_config import ModelConfig
@@ -30,7 +32,7 @@ def make_engine(registry: CollectorRegistry) -> Iterator[EngineMaker]:
     metrics = EngineMetrics(registry)
 
     def make(
-        network: SiT | None = None, config: ModelConfig | None = None, **settings: int
+        network: SiT | None = None, config: ModelConfig | None = None, **settings: Any
     ) -> Engine:
         config = config or tiny_config()
         engine = Engine(
@@ -40,6 +42,7 @@ def make_engine(registry: CollectorRegistry) -> Iterator[EngineMaker]:
             VersionRef("tiny", 1, "sha256-00"),
             EngineSettings(**settings),
             metrics,
+            Pace(),
         )
         engine.start()
         engines.append(engine)

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from structlog.testing import capture_logs
 from torch import Tensor
 
 from gmem_model.checkpoint import load_guide
 from gmem_model.engine import models
-from gmem_model.engine.models import describe_model, open_network, read_config
+from gmem_model.engine.models import describe_model, open_network, read_config, try_out
 from gmem_model.network import Network
 from gmem_model.sit import SiT
 from gmem_shared.errors import CorruptVersionError, NotReadyError
@@ -61,28 +60,23 @@ class DependsOnCompany(SiT):
         return super().core(x_NCSS, modulation_NM) + 1e-7 * len(x_NCSS)
 
 
-def test_a_machine_that_is_not_batch_invariant_is_reported(
+def test_a_network_that_depends_on_company_is_told_apart(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = opened(store)
     config = read_config(version)
-    with capture_logs() as quiet:
-        open_network(version, config)
-    assert quiet == []
+    assert try_out(open_network(version, config), config, version.version.ref)
     monkeypatch.setattr(
         models, "load_network", lambda path, config: DependsOnCompany(config.architecture)
     )
-    with capture_logs() as logs:
-        open_network(version, config)
-    assert [entry["event"] for entry in logs] == ["engine.batch.not_invariant"]
+    assert not try_out(open_network(version, config), config, version.version.ref)
 
 
 @pytest.mark.parametrize("config", [edm2_config(), label_config()], ids=["second", "itself"])
 def test_guidance_is_opened_and_tried_with_its_model(store: Store, config: ModelConfig) -> None:
     version = store.repository("models", "tiny").open(publish_tiny_model(store, config=config))
-    with capture_logs() as logs:
-        guided = open_network(version, read_config(version))
-    assert logs == []
+    guided = open_network(version, config)
+    assert try_out(guided, config, version.version.ref)
     assert guided.reference is not None
     assert (guided.reference is guided.network) == (config.guidance.guide is None)
 
@@ -101,8 +95,9 @@ def test_a_guide_that_is_not_finite_is_refused(
         return guide
 
     monkeypatch.setattr(models, "load_guide", spoiled)
+    guided, config = open_network(version, read_config(version)), read_config(version)
     with pytest.raises(NotReadyError, match="not finite"):
-        open_network(version, read_config(version))
+        try_out(guided, config, version.version.ref)
 
 
 @pytest.mark.parametrize(

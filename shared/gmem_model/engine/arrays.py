@@ -1,0 +1,117 @@
+"""Arrays for the state of rows: numpy's on a CPU, PyTorch's on a GPU.
+
+An evaluation does some twenty operations on a few kilobytes per array, beside a network that may
+take a millisecond. Each costs numpy a third of what it costs PyTorch. Indexing, arithmetic and
+assignment are written alike; what is not is here. The bits are the same.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmem_model import noise
+
+Array = Any
+"""``numpy.ndarray`` or `Tensor`, by where the networks are."""
+
+
+class Arrays(ABC):
+    """What differs between the two."""
+
+    @abstractmethod
+    def zeros(self, *shape: int, dtype: torch.dtype) -> Array:
+        """Return an array of zeros."""
+
+    @abstractmethod
+    def of(self, values: Tensor) -> Array:
+        """Return values, which may be anywhere, as an array."""
+
+    @abstractmethod
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        """Return arrays of one shape as one array, along a new first axis."""
+
+    @abstractmethod
+    def tensor(self, array: Array) -> Tensor:
+        """Return an array as a tensor; they share their memory."""
+
+    @abstractmethod
+    def where(self, mask: Array, chosen: Array, other: Array) -> Array:
+        """Return ``chosen`` where the mask is true, else ``other``."""
+
+    @abstractmethod
+    def normal(self, seeds: Array, indices: Array, stages: Array, shape: Sequence[int]) -> Array:
+        """Return noise, float64 ``(n, *shape)``; arguments int64 ``(n,)``, see `noise.normal`."""
+
+
+class HostArrays(Arrays):
+    """numpy's."""
+
+    def zeros(self, *shape: int, dtype: torch.dtype) -> Array:
+        """Return an array of zeros."""
+        return torch.zeros(shape, dtype=dtype).numpy()
+
+    def of(self, values: Tensor) -> Array:
+        """Return values as an array."""
+        return values.numpy()
+
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        """Return arrays of one shape as one array, along a new first axis."""
+        return np.stack(arrays)
+
+    def tensor(self, array: Array) -> Tensor:
+        """Return an array as a tensor; they share their memory."""
+        return torch.from_numpy(array)
+
+    def where(self, mask: Array, chosen: Array, other: Array) -> Array:
+        """Return ``chosen`` where the mask is true, else ``other``."""
+        return np.where(mask, chosen, other)
+
+    def normal(self, seeds: Array, indices: Array, stages: Array, shape: Sequence[int]) -> Array:
+        """Return noise, float64 ``(n, *shape)``."""
+        return noise.normal(seeds.view(np.uint64), indices, stages, shape)
+
+
+class DeviceArrays(Arrays):
+    """PyTorch's, on one device.
+
+    Args:
+        device: Usually a GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def zeros(self, *shape: int, dtype: torch.dtype) -> Array:
+        """Return an array of zeros."""
+        return torch.zeros(shape, dtype=dtype, device=self._device)
+
+    def of(self, values: Tensor) -> Array:
+        """Return values as an array."""
+        return values.to(self._device)
+
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        """Return arrays of one shape as one array, along a new first axis."""
+        return torch.stack(list(arrays))
+
+    def tensor(self, array: Array) -> Tensor:
+        """Return the array."""
+        return array
+
+    def where(self, mask: Array, chosen: Array, other: Array) -> Array:
+        """Return ``chosen`` where the mask is true, else ``other``."""
+        return torch.where(mask, chosen, other)
+
+    def normal(self, seeds: Array, indices: Array, stages: Array, shape: Sequence[int]) -> Array:
+        """Return noise, float64 ``(n, *shape)``."""
+        return noise.normal_on_device(seeds, indices, stages, shape)
+
+
+def arrays_on(device: torch.device) -> Arrays:
+    """Return the arrays to use with networks on a device."""
+    return HostArrays() if device.type == "cpu" else DeviceArrays(device)
