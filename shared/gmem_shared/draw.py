@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from gmem_shared.bank_data import BankData
 from gmem_shared.errors import OutOfRangeError
-from gmem_shared.philox import philox4x32
+from gmem_shared.philox import philox4x32, philox64
 from gmem_shared.types import DrawSpec
 
 _STREAM_END = 1 << 64
+_FEW = 16
+"""Up to so many numbers, integers are quicker than arrays: one takes 5 µs, where an array of one
+takes 80."""
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
@@ -62,6 +65,10 @@ def uniform64(digest: str, seeds: Words64, numbers: Words64) -> Words64:
         uint64 ``(n,)``, uniform over all values.
     """
     identity = int(digest.partition("-")[2][:16], 16)
+    if len(numbers) <= _FEW:
+        streams = zip(seeds.tolist(), numbers.tolist(), strict=True)
+        few = [philox64(number, identity, seed) for seed, number in streams]
+        return np.array(few, np.uint64)
     counter = np.empty((len(numbers), 2), "<u8")
     counter[:, 0], counter[:, 1] = numbers, identity
     key = seeds.astype("<u8", copy=False)[:, np.newaxis]

@@ -55,7 +55,6 @@ class Admission:
 
     def __init__(self, limit: int, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._limit = limit
-        self._metrics = metrics
         self._clock = clock
         self._throughput = Throughput()
         self._steps: Counter[Hashable] = Counter()  # of unfinished images, by kind
@@ -63,6 +62,8 @@ class Admission:
         self._busy_since = 0.0
         self.images = 0
         """Images admitted and not yet finished."""
+        metrics.images_waiting.set_function(lambda: self.images)
+        metrics.backlog_seconds.set_function(lambda: self.backlog_seconds)
 
     @property
     def backlog_seconds(self) -> float:
@@ -106,8 +107,6 @@ class Admission:
     def _change(self, ticket: Ticket, images: int) -> None:
         self.images += images
         self._steps[ticket.kind] += images * ticket.steps
-        self._metrics.images_waiting.set(self.images)
-        self._metrics.backlog_seconds.set(self.backlog_seconds)
 
     def _overloaded(self, images: int) -> OverloadedError:
         excess = self.images + images - self._limit
