@@ -239,8 +239,11 @@ class BankHost:
             return Target(kept, error)
 
     def _open(self, version: Version) -> Snapshot:
+        repository = self._store.repository("banks", version.name)
+        # Nobody waits for a swap, while those that are served need the other cores.
+        cores = 1 if any(self._default_targets()) else None
         try:
-            snapshot = open_snapshot(self._store.repository("banks", version.name), version)
+            snapshot = open_snapshot(repository, version, cores=cores)
         except CorruptVersionError as error:
             self._failures.labels(version.name).inc()
             _log.error("bank.version.refused", version=str(version.ref), error=error.detail)

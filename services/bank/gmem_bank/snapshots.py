@@ -38,9 +38,11 @@ class Snapshot:
         return self.data.version
 
 
-def open_snapshot(repository: Repository, version: Version) -> Snapshot:
-    """Verify and map a version; raises `CorruptVersionError`."""
-    opened = repository.open(version)
+def open_snapshot(
+    repository: Repository, version: Version, *, cores: int | None = None
+) -> Snapshot:
+    """Verify a version, on all cores by default, and map it; raises `CorruptVersionError`."""
+    opened = repository.open(version, cores=cores)
     data = open_bank(opened)
     if INDEX not in version.manifest.files:
         return Snapshot(data, Searcher(data))

@@ -98,7 +98,8 @@ class Pipeline:
             async with self._drain.work(seconds):
                 plan = await self._resolver.plan(request)
                 kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
-                with self._admission.admit(len(plan.indices), plan.steps, kind) as ticket:
+                asked = request.model_dump_json()
+                with self._admission.admit(len(plan.indices), plan.steps, kind, asked) as ticket:
                     watch.lap("plan")
                     snippets = None
                     if plan.query is not None:
