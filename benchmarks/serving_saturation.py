@@ -5,7 +5,7 @@
    must not cost throughput.
 3. The same as a burst, by clients who follow ``Retry-After`` and try once more.
 
-Run: ``python -m benchmarks.serving_saturation [--quick]``.
+Run: ``python -m benchmarks.serving_saturation [--quick]``; 10 minutes, 1 when quick.
 """
 
 from __future__ import annotations

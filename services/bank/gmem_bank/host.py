@@ -133,6 +133,14 @@ class BankHost:
                     found.append(f"{name}@{alias}: {target.error.detail}")
         return found
 
+    def is_open(self, bank: str) -> bool:
+        """Whether `resolve` answers without asking the store."""
+        reference = Reference.parse(bank)
+        return (
+            reference.selector in self._targets.get(reference.name, {})
+            or self._snapshots.find(reference.name, reference.selector) is not None
+        )
+
     def resolve(self, bank: str) -> Snapshot:
         """Return the one snapshot that answers a request.
 

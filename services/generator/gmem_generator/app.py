@@ -101,7 +101,7 @@ def create_app(
     app.include_router(
         reads.router(bank, backend, banks, resolver, default_model=ours.default_model)
     )
-    app.include_router(health.router(readiness, metrics))
+    app.include_router(health.router(readiness, metrics, workers=ours.workers))
     app.include_router(page.router())
     app.router.routes.append(page.assets())
     return app
