@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from gmem_model.engine import onnx_network
 from gmem_model.engine.onnx_network import OnnxNetwork
 from gmem_model.network import Network
-from tests.support.models import tiny_config, tiny_network
+from gmem_shared.model_config import ModelConfig
+from tests.support.models import label_config, lightningdit_config, tiny_config, tiny_network
 
 
 def everything(network: Network) -> list[torch.Tensor]:
@@ -14,7 +17,7 @@ def everything(network: Network) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(3, *network.latent_shape, generator=generator)
     times = torch.rand(3, generator=generator)
-    condition = torch.randn(network.no_condition(3).shape, generator=generator)
+    condition = network.no_condition(3)
     modulation = network.modulation(times, condition)
     return [
         modulation,
@@ -23,10 +26,11 @@ def everything(network: Network) -> list[torch.Tensor]:
     ]
 
 
+@pytest.mark.parametrize("config", [tiny_config, label_config, lightningdit_config])
 def test_a_swapped_in_network_is_not_exported_and_gives_the_bits_of_its_own_export(
-    monkeypatch: pytest.MonkeyPatch,
+    config: Callable[[], ModelConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    networks = [tiny_network(tiny_config(), seed) for seed in range(2)]
+    networks = [tiny_network(config(), seed) for seed in range(2)]
     exported = []
     for network in networks:
         onnx_network._graphs.clear()
