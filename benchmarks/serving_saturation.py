@@ -116,7 +116,8 @@ def measure_curve(
 def measure_overload(server: Server, repetitions: int, seconds: float) -> Overload:
     """Keep a bounded server full, overload it, and send it bursts."""
     requests = FOUR_IMAGES.requests(2000, seed=0)
-    bodies, work = server.system.bodies(requests), evaluations(requests)
+    seeded = [{**request, "seed": number} for number, request in enumerate(requests)]
+    bodies, work = server.system.bodies(seeded), evaluations(requests)
     clients = MAX_WAITING_IMAGES // 4
     warm_up = closed_loop(server.url, bodies, clients, 2 * seconds)
     rate = OVERLOAD * throughput(warm_up, seconds, 2 * seconds)

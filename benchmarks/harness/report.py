@@ -26,7 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "benchmarks" / "README.md"
 PAGES = ROOT / "docs" / "performance"
 MARKER = "<!-- Everything below is written by python -m benchmarks.harness.report. -->\n"
-_PACKAGES = ("numpy", "onnxruntime", "torch", "faiss-cpu")
+_PACKAGES = ("numpy", "onnxruntime", "torch", "faiss-cpu", "grpcio")
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from gmem_shared.bank_data import BankData
 from gmem_shared.errors import OutOfRangeError
-from gmem_shared.philox import join64, philox4x32, split64
+from gmem_shared.philox import philox4x32, philox64
 from gmem_shared.types import DrawSpec
 
 _STREAM_END = 1 << 64
+_FEW = 16
+"""Up to so many numbers, integers are quicker than arrays: one takes 5 µs, where an array of one
+takes 80."""
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
@@ -61,12 +64,17 @@ def uniform64(digest: str, seeds: Words64, numbers: Words64) -> Words64:
     Returns:
         uint64 ``(n,)``, uniform over all values.
     """
-    identity = np.array([int(digest.partition("-")[2][:16], 16)], np.uint64)
-    counter = np.empty((len(numbers), 4), np.uint32)
-    counter[:, 0], counter[:, 1] = split64(numbers)
-    counter[:, 2], counter[:, 3] = split64(identity)
-    block = philox4x32(counter, np.stack(split64(seeds), axis=-1))
-    return join64(block[:, 0], block[:, 1])
+    identity = int(digest.partition("-")[2][:16], 16)
+    if len(numbers) <= _FEW:
+        streams = zip(seeds.tolist(), numbers.tolist(), strict=True)
+        few = [philox64(number, identity, seed) for seed, number in streams]
+        return np.array(few, np.uint64)
+    counter = np.empty((len(numbers), 2), "<u8")
+    counter[:, 0], counter[:, 1] = numbers, identity
+    key = seeds.astype("<u8", copy=False)[:, np.newaxis]
+    # A little-endian 64-bit integer is its two words, the low one first.
+    block = philox4x32(counter.view("<u4"), key.view("<u4"))
+    return block.view("<u8")[:, 0]
 
 
 def multiply_high(value: Words64, bound: Words64) -> Words64:
@@ -75,8 +83,10 @@ def multiply_high(value: Words64, bound: Words64) -> Words64:
     bound_low, bound_high = bound & _LOW, bound >> _32
     low = value_low * bound_low
     middle = value_high * bound_low + (low >> _32)
-    carry = value_low * bound_high + (middle & _LOW)
-    high: Words64 = value_high * bound_high + (middle >> _32) + (carry >> _32)
+    high: Words64 = middle >> _32
+    if bound_high.any():
+        carry = value_low * bound_high + (middle & _LOW)
+        high += value_high * bound_high + (carry >> _32)
     return high
 
 

@@ -164,8 +164,19 @@ class GeneratorSettings(Section):
     port: int = Field(default=8000, ge=0, le=65535)
     """HTTP."""
 
+    workers: int = Field(default=1, ge=1)
+    """Processes that share the port; more than one need a backend they can share: Triton."""
+
+    metrics_port: int = Field(default=8010, ge=1, le=65535)
+    """First of the ports of the workers' metrics, one each; a single worker's are at ``/metrics``
+    of its own port."""
+
     bank_source: str = "gmem_bank.local:LocalBank"
-    """Import string of the bank source; ``gmem_shared.clients.bank:BankClient`` for the service."""
+    """Import string of the bank source; ``gmem_shared.clients.bank:BankClient`` for the service.
+
+    ``gmem_bank.local:LocalBank`` maps the banks of the store (``GMEM_STORE__*``) in the front end
+    itself, also when the backend is Triton; it needs the extra ``bank``.
+    """
 
     backend: str = "gmem_model.embedded:EmbeddedBackend"
     """Import string of the engine; ``gmem_generator.triton_backend:TritonBackend`` for Triton."""
@@ -180,7 +191,7 @@ class GeneratorSettings(Section):
     """Most images in one request."""
 
     max_waiting_images: int = Field(default=4096, ge=1)
-    """Images admitted and unfinished; beyond, requests get 429."""
+    """Images admitted and unfinished, of all workers; beyond, requests get 429."""
 
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     """Larger request bodies get 413."""

@@ -21,18 +21,30 @@ async def attend(request: Request, work: Coroutine[Any, Any, T], on_left: Callab
     Raises:
         CancelledError: The client left; nobody reads this answer.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
+    working = asyncio.current_task()
+    assert working is not None  # noqa: S101 (this is a coroutine)
+    attending = True
+    left = False
+
+    def leave(_: asyncio.Task[None]) -> None:
+        nonlocal left
+        if attending:
+            left = True
+            working.cancel()
+
+    # The work runs in this task, so that an answer costs one task and not three.
+    leaving = asyncio.create_task(_left(request))
+    leaving.add_done_callback(leave)
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if not left or working.uncancel() > 0:
+            raise
         on_left()
-        raise CancelledError("the client left before its answer was ready")
+        raise CancelledError("the client left before its answer was ready") from None
     finally:
-        working.cancel()
+        attending = False
         leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _left(request: Request) -> None:

@@ -10,15 +10,19 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.onnx import symbolic_helper
 
 from gmem_model.network import Network
 
 Function = Callable[..., Tensor]
 """Of a network and batches."""
+
+_OPSET = 20
 
 MAX_BYTES = 512 << 20
 """Weights beyond this are not exported: the file format ends at 2 GiB, and networks of that size
@@ -94,6 +98,18 @@ class _Function(nn.Module):
         return self.function(self.network, *inputs)
 
 
+@symbolic_helper.parse_args("v", "is", "v", "f")
+def _rms_norm(g: Any, x: Any, shape: Sequence[int], weight: Any, eps: float) -> Any:
+    """Spell out a norm that the exporter does not know."""
+    axes = g.op("Constant", value_t=torch.arange(-len(shape), 0))
+    squares = g.op("ReduceMean", g.op("Mul", x, x), axes, keepdims_i=1)
+    shifted = g.op("Add", squares, g.op("Constant", value_t=torch.tensor(eps)))
+    return g.op("Mul", g.op("Div", x, g.op("Sqrt", shifted)), weight)
+
+
+torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, _OPSET)  # type: ignore[attr-defined]
+
+
 def _whole(network: Network, x_NCSS: Tensor, t_N: Tensor, condition: Tensor) -> Tensor:
     return network.core(x_NCSS, network.unpadded_modulation(t_N, condition))
 
@@ -115,6 +131,7 @@ def _session(
             output_names=["output"],
             dynamic_axes={name: {0: "rows"} for name in (*inputs, "output")},
             dynamo=False,
+            opset_version=_OPSET,
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from threading import Event, Thread
@@ -35,7 +37,7 @@ from gmem_model.engine.pool.outbox import Outbox
 from gmem_shared import logs
 from gmem_shared.errors import GmemError, InternalError
 from gmem_shared.store import Store
-from gmem_shared.types import GeneratedImage, GenerationTask, ModelInfo
+from gmem_shared.types import GeneratedImage, GenerationTask
 
 log = structlog.get_logger(__name__)
 
@@ -84,8 +86,10 @@ class Child:
                 for message in self._connection.recv():
                     self._handle(message)
         except (EOFError, OSError):
-            # The parent is gone, however it ended: nobody is left to make images for.
-            os._exit(1)
+            pass  # the parent is gone, however it ended: nobody is left to make images for
+        except Exception:  # a defect: better a new process than one that hears nothing
+            log.exception("engine.inbox.failed")
+        os._exit(1)
 
     def _handle(self, message: ToChild) -> None:
         match message:
@@ -102,24 +106,15 @@ class Child:
 
     def _submit(self, task: GenerationTask) -> None:
         listener = _Relay(task.id, self._outbox)
-        try:
-            if self._host.offer(task, listener):
-                return
-        except GmemError as error:
-            listener.failed(error)
-            return
-        submission = self._submitters.submit(self._submit_slowly, task, listener)
-        self._submissions[task.id] = submission
-        submission.add_done_callback(lambda _: self._submissions.pop(task.id, None))
+        with _told(listener.failed):
+            if not self._host.offer(task, listener):
+                submission = self._submitters.submit(self._submit_slowly, task, listener)
+                self._submissions[task.id] = submission
+                submission.add_done_callback(lambda _: self._submissions.pop(task.id, None))
 
     def _submit_slowly(self, task: GenerationTask, listener: _Relay) -> None:
-        try:
+        with _told(listener.failed):
             self._host.submit(task, listener)
-        except GmemError as error:
-            listener.failed(error)
-        except Exception as error:  # the border: a defect becomes this task's failure
-            log.exception("engine.submit.failed", task=task.id)
-            listener.failed(InternalError(f"the engine process failed: {error!r}"))
 
     def _cancel(self, task_id: str) -> None:
         self._host.cancel(task_id)
@@ -134,19 +129,10 @@ class Child:
             log.warning("engine.prepare.failed", model=model, error=error.detail)
 
     def _answer(self, question: Ask) -> None:
-        content: list[ModelInfo] | GmemError
-        try:
-            content = (
-                self._host.models()
-                if question.model is None
-                else [self._host.describe(question.model)]
-            )
-        except GmemError as error:
-            content = error
-        except Exception as error:  # the border: a defect becomes the answer
-            log.exception("engine.question.failed", model=question.model)
-            content = InternalError(f"the engine process failed: {error!r}")
-        self._say(Answer(question.number, content))
+        with _told(lambda error: self._say(Answer(question.number, error))):
+            model = question.model
+            infos = self._host.models() if model is None else [self._host.describe(model)]
+            self._say(Answer(question.number, infos))
 
     def _tick(self, number: int) -> None:
         """Say how things stand, as far as that is news."""
@@ -183,6 +169,18 @@ class _Relay:
 
     def failed(self, error: GmemError) -> None:
         self._outbox.put(Failed(self._task_id, error))
+
+
+@contextlib.contextmanager
+def _told(tell: Callable[[GmemError], None]) -> Iterator[None]:
+    """Tell what goes wrong; a defect fails one task or answer, not the process."""
+    try:
+        yield
+    except GmemError as error:
+        tell(error)
+    except Exception as error:
+        log.exception("engine.request.failed")
+        tell(InternalError(f"the engine process failed: {error!r}"))
 
 
 def main() -> None:

@@ -245,7 +245,10 @@ class EnginePool:
         pause = 0.0
         while not self._closing.wait(pause):
             started = self._clock()
-            self._live(number)
+            try:
+                self._live(number)
+            except Exception:  # a defect, or no process to be had: the next may do better
+                log.exception("engine.process.failed", number=number)
             brief = self._clock() - started < _STABLE_SECONDS
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS) if brief else 0.0
             pause = max(pause, _FIRST_PAUSE_SECONDS)
@@ -262,6 +265,8 @@ class EnginePool:
                 for message in process.connection.recv():
                     self._handle(process, message)
         except (EOFError, OSError):
+            pass  # it has ended
+        finally:
             self._bury(process)
 
     def _handle(self, process: EngineProcess, message: FromChild) -> None:

@@ -93,6 +93,7 @@ class TritonPythonModel:
                     f"task {task.id!r} is running already; give each task its own id"
                 )
             self._replies[task.id] = reply
+        reply.expected = len(task)
         if not self._host.offer(task, reply):
             self._submitters.submit(self._guard, reply, lambda: self._host.submit(task, reply))
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gmem_model.engine.pool import process as process_module
 from gmem_model.engine.pool.messages import Ask, Cancel, Close, Prepare, State, Submit
 from gmem_shared.errors import (
     CancelledError,
@@ -53,6 +54,14 @@ def submit(script: Script, task: GenerationTask) -> Recorder:
 def parts(script: Script) -> list[tuple[Child, GenerationTask]]:
     """The parts of the one task there is, each with its process."""
     return [(child, child.tasks(1)[0]) for child in script.children]
+
+
+def why_not_ready(script: Script) -> str:
+    try:
+        script.pool.check()
+    except NotReadyError as error:
+        return error.detail
+    return "ready"
 
 
 def info(seq: int) -> ModelInfo:
@@ -215,26 +224,49 @@ def test_a_task_ends_with_its_process_and_another_takes_over(script: Script) -> 
     assert len(successor.tasks(1)[0]) == 3
 
 
+def test_a_process_that_talks_nonsense_is_replaced(script: Script) -> None:
+    script.open(1)
+    (child,) = script.children
+    recorder = submit(script, task_of(1))
+    child.connection.send("not a list of messages")
+    child.connection.send(5)
+    assert isinstance(recorder.wait().error, NotReadyError)
+    eventually(lambda: bool(script.children) and script.children[0] is not child)
+    assert child.killed
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.open(1)
+    (child,) = script.children
+    failures: list[OSError] = []
+
+    def fail_once(*args: Any, **options: Any) -> Child:
+        if not failures:
+            failures.append(OSError("out of memory"))
+            raise failures[0]
+        return Child(*args, **options)
+
+    monkeypatch.setattr(process_module.subprocess, "Popen", fail_once)
+    child.kill()
+    eventually(lambda: bool(script.children) and script.children[0] is not child)
+    assert failures
+
+
 def test_a_pool_is_ready_when_one_process_is(script: Script) -> None:
     script.open()
     for child in script.children:
         child.say(State("model 'tiny' is being loaded", frozenset()))
-    with pytest.raises(NotReadyError, match="being loaded"):
-        eventually_raises(script)
+    eventually(lambda: "being loaded" in why_not_ready(script))
     script.ready(script.children[1], version(1))
-    script.pool.check()
-
-
-def eventually_raises(script: Script) -> None:
-    """Wait for the pool not to be ready."""
-    eventually(lambda: not any(process.ready for process in script.pool._processes.values()))
     script.pool.check()
 
 
 def test_a_pool_without_processes_is_not_ready_and_says_why(script: Script) -> None:
     script.open(1)
     script.children[0].kill()
-    eventually(lambda: not script.pool._processes)
+    eventually(lambda: "status" in why_not_ready(script))
     for call in (script.pool.check, lambda: submit(script, task_of(1))):
         with pytest.raises(NotReadyError, match="ended with status -9"):
             call()
