@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 
 from benchmarks.banks.features import ROWS_PER_CLASS
-from benchmarks.banks.outcome import Outcome, median_seconds
+from benchmarks.banks.outcome import Outcome, call_by_call, median_seconds
 from benchmarks.banks.questions import DRAWN, NEIGHBOURS, Bank, Rows, Vectors, recall
 from benchmarks.banks.service import Service
 from benchmarks.harness.interleave import interleaved, ratios
@@ -31,15 +31,11 @@ OURS = "the bank"
 
 def gather(bank: Bank, repetitions: int, outcome: Outcome) -> None:
     """Gather rows from all over the file: the vectors alone, and all that makes an answer."""
-
-    def timed(take: Callable[[Rows], object], repetition: int) -> float:
-        return median_seconds(take, bank.random_rows(repetition, 200))
-
-    sides = {
-        "numpy": partial(timed, partial(np.take, bank.data.vectors, axis=0)),
-        OURS: partial(timed, bank.data.take),
+    sides: dict[str, Callable[[Rows], object]] = {
+        "numpy": partial(np.take, bank.data.vectors, axis=0),
+        OURS: bank.data.take,
     }
-    seconds = interleaved(sides, repetitions)
+    seconds = call_by_call(sides, lambda number: bank.random_rows(number, 400), repetitions)
     outcome.milliseconds(f"Gather of {DRAWN} rows, {bank.size}", seconds)
     name = f"gather of {DRAWN} rows, with ids, labels and weights, against numpy's of the vectors"
     outcome.claims.append(Claim(name, ratios(seconds[OURS], seconds["numpy"]), "at most", 1.5))
@@ -77,7 +73,6 @@ def search_everywhere(bank: Bank, repetitions: int, outcome: Outcome) -> None:
     index = faiss.read_index(str(bank.index), faiss.IO_FLAG_MMAP_IFC)
     searcher = bank.searcher()
     effort = _effort(index, bank.effort)
-    found: dict[str, Rows] = {}
 
     def direct(queries: Vectors) -> Rows:
         rows: Rows = index.search(queries, NEIGHBOURS, params=effort)[1]
@@ -86,21 +81,12 @@ def search_everywhere(bank: Bank, repetitions: int, outcome: Outcome) -> None:
     def ours(queries: Vectors) -> Rows:
         return searcher.search(queries, NEIGHBOURS).rows
 
-    def timed(side: str, search: Callable[[Vectors], Rows], together: int, _: int) -> float:
-        batches = np.split(bank.queries, len(bank.queries) // together)
-        answers: list[Rows] = []
-        seconds = median_seconds(lambda queries: answers.append(search(queries)), batches)
-        found[side] = np.vstack(answers)
-        return seconds
-
+    sides = {"FAISS": direct, OURS: ours}
     truth = bank.neighbours()
+    recalls = {side: recall(truth, search(bank.queries)) for side, search in sides.items()}
     for together in (1, 16):
-        sides = {
-            "FAISS": partial(timed, "FAISS", direct, together),
-            OURS: partial(timed, OURS, ours, together),
-        }
-        seconds = interleaved(sides, repetitions)
-        recalls = {side: recall(truth, rows) for side, rows in found.items()}
+        batches = np.split(bank.queries, len(bank.queries) // together)
+        seconds = call_by_call(sides, lambda _, batches=batches: batches, repetitions)
         what = f"{NEIGHBOURS} neighbours among {bank.size}, {together} at once"
         outcome.milliseconds(f"{what}, effort {bank.effort}", seconds, recalls)
         outcome.claims.append(

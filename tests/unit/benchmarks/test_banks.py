@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.banks.features import ROWS_PER_CLASS, GeneratedRows
-from benchmarks.banks.outcome import Outcome, median_seconds
+from benchmarks.banks.outcome import Outcome, call_by_call, median_seconds
 from benchmarks.banks.questions import recall
 
 
@@ -36,3 +36,15 @@ def test_every_argument_is_tried_once() -> None:
     seen: list[int] = []
     assert median_seconds(seen.append, range(3)) >= 0
     assert seen == [0, 1, 2]
+
+
+def test_call_by_call_gives_all_sides_the_same_but_never_at_once() -> None:
+    seen: list[tuple[str, int]] = []
+    sides = {side: lambda n, side=side: seen.append((side, n)) for side in ("a", "b")}
+    medians = call_by_call(sides, lambda _: range(4), repetitions=2)
+    assert {side: len(values) for side, values in medians.items()} == {"a": 2, "b": 2}
+    for side in sides:
+        assert sorted(n for one, n in seen if one == side) == sorted([*range(4)] * 3)
+    pairs = list(zip(seen[::2], seen[1::2], strict=True))
+    assert all(one[0] != other[0] and one[1] != other[1] for one, other in pairs)
+    assert {one[0] for one, _ in pairs} == {"a", "b"}, "each is first in its turn"
