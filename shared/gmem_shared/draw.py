@@ -42,15 +42,38 @@ def draw_rows(data: BankData, specs: Sequence[DrawSpec]) -> NDArray[np.int64]:
         _check_stream(spec)
     scopes = {labels: _Scope.of(data, labels) for labels in {spec.labels for spec in specs}}
     counts = [spec.count for spec in specs]
-    seeds = np.repeat(np.array([spec.seed for spec in specs], np.uint64), counts)
-    numbers = np.concatenate([_numbers(spec) for spec in specs])
-    totals = np.repeat(np.array([scopes[s.labels].total for s in specs], np.uint64), counts)
-    target = multiply_high(uniform64(data.version.digest, seeds, numbers), totals)
+    targets = _few_targets if sum(counts) <= _FEW else _many_targets
+    target = targets(data.version.digest, specs, [scopes[s.labels].total for s in specs])
     ends = np.cumsum(counts)
     for spec, end in zip(specs, ends.tolist(), strict=True):
         scopes[spec.labels].locate(target[end - spec.count : end])
     rows: NDArray[np.int64] = np.searchsorted(data.cumulative_weights, target, side="right") - 1
     return rows
+
+
+def _few_targets(digest: str, specs: Sequence[DrawSpec], totals: Sequence[np.uint64]) -> Words64:
+    """Return a random integer below its total for every row, without arrays on the way."""
+    identity = _identity(digest)
+    return np.array(
+        [
+            philox64(number, identity, spec.seed) * int(total) >> 64
+            for spec, total in zip(specs, totals, strict=True)
+            for number in range(spec.offset, spec.offset + spec.count)
+        ],
+        np.uint64,
+    )
+
+
+def _many_targets(digest: str, specs: Sequence[DrawSpec], totals: Sequence[np.uint64]) -> Words64:
+    counts = [spec.count for spec in specs]
+    seeds = np.repeat(np.array([spec.seed for spec in specs], np.uint64), counts)
+    numbers = np.concatenate([_numbers(spec) for spec in specs])
+    bounds = np.repeat(np.array(totals, np.uint64), counts)
+    return multiply_high(uniform64(digest, seeds, numbers), bounds)
+
+
+def _identity(digest: str) -> int:
+    return int(digest.partition("-")[2][:16], 16)
 
 
 def uniform64(digest: str, seeds: Words64, numbers: Words64) -> Words64:
@@ -64,11 +87,7 @@ def uniform64(digest: str, seeds: Words64, numbers: Words64) -> Words64:
     Returns:
         uint64 ``(n,)``, uniform over all values.
     """
-    identity = int(digest.partition("-")[2][:16], 16)
-    if len(numbers) <= _FEW:
-        streams = zip(seeds.tolist(), numbers.tolist(), strict=True)
-        few = [philox64(number, identity, seed) for seed, number in streams]
-        return np.array(few, np.uint64)
+    identity = _identity(digest)
     counter = np.empty((len(numbers), 2), "<u8")
     counter[:, 0], counter[:, 1] = numbers, identity
     key = seeds.astype("<u8", copy=False)[:, np.newaxis]
