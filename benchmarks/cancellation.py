@@ -310,7 +310,8 @@ def _session() -> aiohttp.ClientSession:
 def _result(
     saved: Sequence[Savings], found: Sequence[Left], outcomes: Mapping[str, Counter[str]]
 ) -> Result:
-    base, end = found[min(SETTLED_AFTER, len(found) - 1) - 1].footprint, found[-1].footprint
+    settled = min(SETTLED_AFTER, len(found) - 1)
+    base, end = found[settled - 1].footprint, found[-1].footprint
     claims = [
         Claim(
             "evaluations saved, of those no longer needed",
@@ -320,7 +321,7 @@ def _result(
         ),
         Claim("rows and images left behind", [left.busy for left in found], "at most", 0.0),
         Claim(
-            f"private memory, last portion against portion {SETTLED_AFTER}",
+            f"private memory, last portion against portion {settled}",
             [end.private_bytes / base.private_bytes],
             "at most",
             1.05,
@@ -330,13 +331,13 @@ def _result(
     ]
     memory = [left.footprint.private_bytes / 2**20 for left in found]
     counts = [left.requests for left in found]
-    slope = np.polyfit(counts[SETTLED_AFTER - 1 :], memory[SETTLED_AFTER - 1 :], 1)[0] * 1000
+    slope = PORTION * float(np.polyfit(counts[settled - 1 :], memory[settled - 1 :], 1)[0])
     return Result(
         name="cancellation",
         title="Clients who leave",
         setting=SETTING,
         claims=claims,
-        tables=[_savings(saved), _kinds(outcomes), _leftovers(found, float(slope))],
+        tables=[_savings(saved), _kinds(outcomes), _leftovers(found, settled, slope)],
         plots=[Plot("Private memory", "requests", "MiB", {"server": (counts, memory)})],
         raw={
             "saved": [vars(s) for s in saved],
@@ -372,7 +373,7 @@ def _kinds(outcomes: Mapping[str, Counter[str]]) -> Table:
     return Table("How the requests of each kind ended", ["kind", "status: requests"], rows)
 
 
-def _leftovers(found: Sequence[Left], slope: float) -> Table:
+def _leftovers(found: Sequence[Left], settled: int, slope: float) -> Table:
     rows: list[list[str | float]] = [
         [
             str(left.requests),
@@ -384,7 +385,7 @@ def _leftovers(found: Sequence[Left], slope: float) -> Table:
         for left in found
     ]
     title = (
-        f"Left behind; after portion {SETTLED_AFTER} memory grows by {slope:.3f} MiB per {PORTION} "
+        f"Left behind; after portion {settled} memory grows by {slope:.3f} MiB per {PORTION} "
         "requests"
     )
     return Table(title, ["requests", "rows and images", "private MiB", "files", "threads"], rows)
