@@ -33,11 +33,11 @@ from gmem_shared.errors import CorruptVersionError, InvalidRequestError
 EXACT_ROWS = 40_000
 """Banks up to this size are searched exactly although they have an index."""
 
-faiss: Any = stubbed_faiss  # its stubs lack most of what is used here
-Index = stubbed_faiss.Index
-
 HNSW_ROWS = 4_000_000
 """Banks up to this size get a graph, larger ones lists: a graph takes 264 bytes per row more."""
+
+faiss: Any = stubbed_faiss  # its stubs lack most of what is used here
+Index = stubbed_faiss.Index
 
 _BLOCK_ROWS = 16_384
 _SCAN_ROWS = 2048  # a block stays in the cache of a core
