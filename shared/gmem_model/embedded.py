@@ -72,8 +72,10 @@ class EmbeddedBackend:
             while (image := await mailbox.receive()) is not None:
                 yield image
         finally:
-            # A submission that is still on its way cannot be recalled: cancel when it arrives.
-            submission.add_done_callback(partial(self._withdraw, task.id))
+            if submission.done():
+                self._withdraw(task.id, submission)
+            else:  # it is on its way and cannot be recalled: cancel when it arrives
+                submission.add_done_callback(partial(self._withdraw, task.id))
 
     def _withdraw(self, task_id: str, submission: asyncio.Future[None]) -> None:
         if not submission.cancelled() and submission.exception() is None:

@@ -26,15 +26,17 @@ async def attend(request: Request, work: Coroutine[Any, Any, T], on_left: Callab
     attending = True
     left = False
 
-    def leave(_: asyncio.Task[None]) -> None:
+    async def watch() -> None:
         nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
         if attending:
             left = True
             working.cancel()
 
-    # The work runs in this task, so that an answer costs one task and not three.
-    leaving = asyncio.create_task(_left(request))
-    leaving.add_done_callback(leave)
+    # The work runs in this task, so that an answer costs one task and not three. Beside an engine
+    # in this process a turn of the event loop may take an evaluation: leaving takes few of them.
+    watching = asyncio.create_task(watch())
     try:
         return await work
     except asyncio.CancelledError:
@@ -44,9 +46,4 @@ async def attend(request: Request, work: Coroutine[Any, Any, T], on_left: Callab
         raise CancelledError("the client left before its answer was ready") from None
     finally:
         attending = False
-        leaving.cancel()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()
