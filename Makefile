@@ -79,9 +79,18 @@ proto: $(VENV)/.dev ## Generate the gRPC code from the .proto files
 proto-check: proto ## Fail when the committed gRPC code is not what the .proto files give
 	@git diff --exit-code -- shared/gmem_shared/proto
 
+BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py,$(wildcard benchmarks/*.py)))
+
 .PHONY: bench
-bench: $(VENV)/.dev ## Run the benchmarks; each prints a ratio
-	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+bench: $(VENV)/.dev ## Run the benchmarks briefly; each prints ratios and its goals (B='name …')
+	@set -e; for b in $(or $(B),$(BENCHMARKS)); do echo "== $$b"; \
+		$(BIN)/python -m benchmarks.$$b --quick $(ARGS); done
+
+.PHONY: bench-full
+bench-full: $(VENV)/.dev ## Run the benchmarks at length and write benchmarks/README.md (B='name …')
+	@set -e; for b in $(or $(B),$(BENCHMARKS)); do echo "== $$b"; \
+		$(BIN)/python -m benchmarks.$$b $(ARGS); done
+	@$(BIN)/python -m benchmarks.harness.report
 
 .PHONY: clean
 clean: ## Remove the environment and caches; keeps .gmem, the local store

@@ -1,7 +1,9 @@
 """How long an evaluation takes, as a line ``seconds = fixed + per_row x rows``.
 
-The line is fitted by least squares to what was measured; old measurements fade. It decides how
-many rows are worth batching and prices the backlog.
+The line is fitted by least squares of relative errors to what was measured; old measurements fade.
+Absolute errors would leave the fit to the longest evaluations. Those are the ones that a busy
+machine interrupts, and a line through one of them says that batching does not pay. The line decides
+how many rows are worth batching and prices the backlog.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ EFFICIENCY = 0.95
 
 _MEMORY = 0.99
 """Weight of a measurement after each later one."""
+
+_SHORTEST = 1e-9
+"""Seconds below which a measurement is none; a clock may stand still."""
 
 
 class Pace:
@@ -31,11 +36,12 @@ class Pace:
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from one evaluation."""
-        self._count = _MEMORY * self._count + 1
-        self._rows = _MEMORY * self._rows + rows
-        self._squares = _MEMORY * self._squares + rows * rows
-        self._seconds = _MEMORY * self._seconds + seconds
-        self._products = _MEMORY * self._products + rows * seconds
+        weight = max(seconds, _SHORTEST) ** -2
+        self._count = _MEMORY * self._count + weight
+        self._rows = _MEMORY * self._rows + weight * rows
+        self._squares = _MEMORY * self._squares + weight * rows * rows
+        self._seconds = _MEMORY * self._seconds + weight * seconds
+        self._products = _MEMORY * self._products + weight * rows * seconds
         self._line = None
 
     def seconds(self, rows: float) -> float:
