@@ -107,11 +107,11 @@ class RunningEngine:
             steps: Of their samplers, in turn.
             margin: Images before and after it.
         """
-        watch = _Watch(self, margin, margin + images)
+        watch = _Watch(self, images, margin)
         for number in range(images + 2 * margin):
             self.engine.submit(self.task(steps[number % len(steps)]), watch)
         watch.submitted.set()
-        return watch.result(images + 2 * margin)
+        return watch.result()
 
     def stamp(self) -> Stamp:
         """Return where the engine is; called on its thread, whose time it takes."""
@@ -127,39 +127,40 @@ class RunningEngine:
 
 
 class _Watch:
-    """A listener that stamps two of the images that finish."""
+    """A listener that stamps two of the images that finish, and wakes nobody before the last."""
 
-    def __init__(self, running: RunningEngine, first: int, last: int) -> None:
+    def __init__(self, running: RunningEngine, images: int, margin: int) -> None:
         self.submitted = threading.Event()
         self._running = running
-        self._first, self._last = first, last
-        self._stamps: list[Stamp] = []
-        self._finished = threading.Semaphore(0)
+        self._stamped = margin, margin + images
+        self._left = images + 2 * margin
         self._images = 0
+        self._stamps: list[Stamp] = []
         self._error: GmemError | None = None
+        self._over = threading.Event()
 
     def image(self, image: GeneratedImage) -> None:
-        """Stamp the first and the last."""
+        """Stamp the first and the last of the measurement."""
         self._images += 1
-        if self._images == self._first:
+        if self._images in self._stamped:
             self.submitted.wait()
-        if self._images in (self._first, self._last):
             self._stamps.append(self._running.stamp())
 
     def done(self) -> None:
         """Count a task."""
-        self._finished.release()
+        self._left -= 1
+        if not self._left:
+            self._over.set()
 
     def failed(self, error: GmemError) -> None:
         """Remember why: a failure would make the engine look fast."""
         self._error = error
-        self._finished.release()
+        self._over.set()
 
-    def result(self, tasks: int) -> Stamp:
+    def result(self) -> Stamp:
         """Wait for the end and return what lay between the stamps."""
-        for _ in range(tasks):
-            if not self._finished.acquire(timeout=PATIENCE_SECONDS):
-                raise SystemExit("the engine did not finish")
+        if not self._over.wait(PATIENCE_SECONDS):
+            raise SystemExit("the engine did not finish")
         if self._error is not None:
             raise SystemExit(f"a task failed: {self._error.detail}")
         first, last = self._stamps
