@@ -116,9 +116,7 @@ def seconds_inside(running: RunningEngine, images: int) -> float:
     return spent.seconds / spent.calls
 
 
-def result(
-    measured: dict[str, list[Stamp]], scheduler: list[float], inside: float
-) -> Result:
+def result(measured: dict[str, list[Stamp]], scheduler: list[float], inside: float) -> Result:
     """Return claims and table."""
 
     def rates(side: str, clock: str) -> list[float]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gmem_model.network import Network
+from gmem_model.transformer import Transformer
 
 Function = Callable[..., Tensor]
 """Of a network and batches."""
@@ -35,7 +36,7 @@ class OnnxNetwork(Network):
 
     fused_from = 8
 
-    def __init__(self, network: Network, threads: int) -> None:
+    def __init__(self, network: Transformer, threads: int) -> None:
         nn.Module.__init__(self)
         self.architecture = network.architecture
         self._width = network.modulation_width
@@ -44,7 +45,7 @@ class OnnxNetwork(Network):
         self._core = _session(network, type(network).core, (latents, modulation), threads)
         pairs = torch.zeros(2), network.no_condition(2)
         self._modulate = _session(network, type(network).unpadded_modulation, pairs, threads)
-        self._whole = _session(network, _whole, (latents, *pairs), threads)
+        self._fused = _session(network, type(network).fused, (latents, *pairs), threads)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,7 +66,7 @@ class OnnxNetwork(Network):
         self, x_NCSS: Tensor, t_N: Tensor, condition: Tensor, *, keep: Tensor | None = None
     ) -> Tensor:
         """Return the prediction ``(N, C, S, S)`` for latents at their times and conditions."""
-        return _run(self._whole, x_NCSS, t_N, condition)
+        return _run(self._fused, x_NCSS, t_N, condition)
 
     def modulation(self, t_N: Tensor, condition: Tensor, *, keep: Tensor | None = None) -> Tensor:
         """Return ``(N, M)``; there is no ``keep`` outside training."""
@@ -92,10 +93,6 @@ class _Function(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.function(self.network, *inputs)
-
-
-def _whole(network: Network, x_NCSS: Tensor, t_N: Tensor, condition: Tensor) -> Tensor:
-    return network.core(x_NCSS, network.unpadded_modulation(t_N, condition))
 
 
 def _session(
