@@ -10,16 +10,21 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.onnx import symbolic_helper
 
 from gmem_model.network import Network
 from gmem_model.transformer import Transformer
 
 Function = Callable[..., Tensor]
 """Of a network and batches."""
+
+OPSET = 20
+LAST_AXIS = torch.tensor([-1])
 
 MAX_BYTES = 512 << 20
 """Weights beyond this are not exported: the file format ends at 2 GiB, and networks of that size
@@ -95,6 +100,14 @@ class _Function(nn.Module):
         return self.function(self.network, *inputs)
 
 
+@symbolic_helper.parse_args("v", "is", "v", "f")
+def _rms_norm(g: Any, x: Any, shape: Sequence[int], weight: Any, eps: float) -> Any:
+    """Return the graph of ``aten::rms_norm`` over the last axis, which the exporter lacks."""
+    axis, epsilon = (g.op("Constant", value_t=value) for value in (LAST_AXIS, torch.tensor(eps)))
+    squares = g.op("ReduceMean", g.op("Mul", x, x), axis, keepdims_i=1)
+    return g.op("Mul", g.op("Div", x, g.op("Sqrt", g.op("Add", squares, epsilon))), weight)
+
+
 def _session(
     network: Network, function: Function, examples: Sequence[Tensor], threads: int
 ) -> onnxruntime.InferenceSession:
@@ -104,6 +117,7 @@ def _session(
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter that traces is deprecated; the one that replaces it takes ten times as long.
         warnings.simplefilter("ignore")
+        torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)
         torch.onnx.export(
             _Function(network, function),
             tuple(examples),
@@ -112,6 +126,7 @@ def _session(
             output_names=["output"],
             dynamic_axes={name: {0: "rows"} for name in (*inputs, "output")},
             dynamo=False,
+            opset_version=OPSET,
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -7,6 +7,7 @@ start to start, and with it the last bits of every image: a replay would not be 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import cast
 
@@ -80,7 +81,10 @@ def _prepare(network: Network, settings: EngineSettings, device: torch.device) -
 
 def scripted(network: Network) -> Core:
     """Return the network's core as a frozen TorchScript program."""
-    with torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad():
+        # Tracing is deprecated for compilation, which takes longer; and it warns of sizes, which
+        # are constants here.
+        warnings.simplefilter("ignore")
         inputs = {"core": examples(network, 2)}
         traced = torch.jit.trace_module(network, inputs, check_trace=False)
         frozen = torch.jit.freeze(traced.eval(), preserved_attrs=["core"])
