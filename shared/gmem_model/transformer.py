@@ -10,7 +10,7 @@ M modulation values of a row.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -82,6 +82,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.scale = (width // num_heads) ** -0.5
         self.qkv = nn.Linear(width, 3 * width)
         self.q_norm = qk_norm(width // num_heads)
         self.k_norm = qk_norm(width // num_heads)
@@ -94,7 +95,8 @@ class Attention(nn.Module):
         q_NHTK, k_NHTK = self.q_norm(q_NHTK), self.k_norm(k_NHTK)
         if turn is not None:
             q_NHTK, k_NHTK = turn(q_NHTK), turn(k_NHTK)
-        out_NHTK = F.scaled_dot_product_attention(q_NHTK, k_NHTK, v_NHTK)
+        # The default scale; given, it is a constant of an exported graph.
+        out_NHTK = F.scaled_dot_product_attention(q_NHTK, k_NHTK, v_NHTK, scale=self.scale)
         return self.proj(out_NHTK.transpose(1, 2).flatten(2))
 
 
@@ -220,12 +222,17 @@ class Transformer(Network):
             keep: In training, the mask of `keep_mask`.
         """
         modulation_NM = self.modulation(t_N, condition, keep=keep)
-        velocity_NCSS, features_NTD = self._core_and_features(x_NCSS, modulation_NM)
+        modulations = self._split(modulation_NM)
+        velocity_NCSS, features_NTD = self._core_and_features(x_NCSS, modulations)
         return velocity_NCSS, [project(features_NTD) for project in self.aligned]
 
     def core(self, x_NCSS: Tensor, modulation_NM: Tensor) -> Tensor:
         """Return the velocity ``(N, C, S, S)`` of latents under given modulations."""
-        return self._core_and_features(x_NCSS, modulation_NM)[0]
+        return self._core_and_features(x_NCSS, self._split(modulation_NM))[0]
+
+    def fused(self, x_NCSS: Tensor, t_N: Tensor, condition: Tensor) -> Tensor:
+        """Return what `forward` does, but for the last bits: no modulation is padded or joined."""
+        return self._core_and_features(x_NCSS, self._modulations(t_N, condition, None))[0]
 
     @property
     @abstractmethod
@@ -246,8 +253,7 @@ class Transformer(Network):
         self, t_N: Tensor, condition: Tensor, keep: Tensor | None = None
     ) -> Tensor:
         """Return ``(N, M)``; see `Network.modulation`."""
-        condition_ND = self.t_embedder(t_N) + self._embed(condition, keep)
-        return torch.cat([embed(condition_ND) for embed in self.modulation_layers()], dim=1)
+        return torch.cat(self._modulations(t_N, condition, keep), dim=1)
 
     def modulation_layers(self) -> list[nn.Sequential]:
         """Return the adaptive layers of all blocks and of the final layer, in order."""
@@ -258,9 +264,19 @@ class Transformer(Network):
     def _modulation_widths(self) -> list[int]:
         return [cast("nn.Linear", layer[-1]).out_features for layer in self.modulation_layers()]
 
-    def _core_and_features(self, x_NCSS: Tensor, modulation_NM: Tensor) -> tuple[Tensor, Tensor]:
+    def _modulations(self, t_N: Tensor, condition: Tensor, keep: Tensor | None) -> list[Tensor]:
+        """Return the modulation of every layer, ``(N, …)``."""
+        condition_ND = self.t_embedder(t_N) + self._embed(condition, keep)
+        return [embed(condition_ND) for embed in self.modulation_layers()]
+
+    def _split(self, modulation_NM: Tensor) -> tuple[Tensor, ...]:
+        return modulation_NM.split(self._modulation_widths, dim=1)
+
+    def _core_and_features(
+        self, x_NCSS: Tensor, modulations: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         a = self.architecture
-        *block_modulations, final_modulation = modulation_NM.split(self._modulation_widths, dim=1)
+        *block_modulations, final_modulation = modulations
         x_NTD = features_NTD = self.x_embedder(x_NCSS) + self.pos_embed
         for number, block in enumerate(self.blocks, start=1):
             x_NTD = self._run(block, x_NTD, block_modulations[number - 1])

@@ -29,6 +29,10 @@ class Arrays(ABC):
         """Return an array of zeros."""
 
     @abstractmethod
+    def integers(self, values: Sequence[Any]) -> Array:
+        """Return integers, or equally long tuples of some, as an int64 array."""
+
+    @abstractmethod
     def of(self, values: Tensor) -> Array:
         """Return values, which may be anywhere, as an array."""
 
@@ -55,6 +59,10 @@ class HostArrays(Arrays):
     def zeros(self, *shape: int, dtype: torch.dtype) -> Array:
         """Return an array of zeros."""
         return torch.zeros(shape, dtype=dtype).numpy()
+
+    def integers(self, values: Sequence[Any]) -> Array:
+        """Return integers, or equally long tuples of some, as an int64 array."""
+        return np.array(values, np.int64)
 
     def of(self, values: Tensor) -> Array:
         """Return values as an array."""
@@ -90,6 +98,10 @@ class DeviceArrays(Arrays):
     def zeros(self, *shape: int, dtype: torch.dtype) -> Array:
         """Return an array of zeros."""
         return torch.zeros(shape, dtype=dtype, device=self._device)
+
+    def integers(self, values: Sequence[Any]) -> Array:
+        """Return integers, or equally long tuples of some, as an int64 array."""
+        return torch.tensor(values, dtype=torch.int64).to(self._device)
 
     def of(self, values: Tensor) -> Array:
         """Return values as an array."""

@@ -228,7 +228,7 @@ class Engine:
             # Under the same lock: a row stopped after this keeps its slot for one evaluation more.
             self._release_slots()
             joined = self._scheduler.admit(now)
-            self._report()
+            self._report()  # once a turn: what has finished since the last one is in it
             return joined
 
     def _release_slots(self) -> None:
@@ -265,9 +265,7 @@ class Engine:
         self._metrics.evaluation_rows.observe(rows)
         self._metrics.evaluation_seconds.observe(seconds)
         with self._changed:
-            finished = self._scheduler.advance(rows, seconds)
-            self._report()
-            return finished
+            return self._scheduler.advance(rows, seconds)
 
     def _deliver(self, rows: Sequence[Row[Work]]) -> None:
         """Have finished rows decoded and handed over; their places are free at once."""
@@ -307,7 +305,7 @@ class Engine:
                 denoise_seconds=finished - row.admitted,
                 decode_seconds=decode_seconds,
             )
-            self._call(row.task, partial(work.listener.image, done))
+            self._call(row.task, work.listener.image, done)
             work.delivered += 1
             if work.delivered == row.task.rows and work.error is None:
                 self._call(row.task, work.listener.done)
@@ -330,11 +328,11 @@ class Engine:
         for task in tasks:
             error = task.payload.error
             if error is not None:
-                self._call(task, partial(task.payload.listener.failed, error))
+                self._call(task, task.payload.listener.failed, error)
 
-    def _call(self, task: Task[Work], call: Callable[[], None]) -> None:
+    def _call(self, task: Task[Work], call: Callable[..., None], *arguments: object) -> None:
         try:
-            call()
+            call(*arguments)
         except Exception:  # a listener is foreign code: its defect must not stop other tasks
             log.exception("engine.listener.failed", task=task.id)
             self._fail([task], InternalError(f"the listener of task {task.id!r} failed"))
@@ -356,8 +354,10 @@ class Engine:
     def _report(self) -> None:
         """Move the gauges, which all engines of the process share, by what changed here."""
         counts = (self._scheduler.waiting_rows, self._scheduler.running_rows)
-        self._metrics.rows_waiting.inc(counts[0] - self._reported[0])
-        self._metrics.rows_running.inc(counts[1] - self._reported[1])
+        gauges = (self._metrics.rows_waiting, self._metrics.rows_running)
+        for gauge, count, reported in zip(gauges, counts, self._reported, strict=True):
+            if count != reported:
+                gauge.inc(count - reported)
         self._reported = counts
 
 

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
 from gmem_model.network import Network
+from gmem_model.transformer import Transformer
 
 Function = Callable[..., Tensor]
 """Of a network and batches."""
 
-_OPSET = 20
+OPSET = 20
+LAST_AXIS = torch.tensor([-1])
 
 MAX_BYTES = 512 << 20
 """Weights beyond this are not exported: the file format ends at 2 GiB, and networks of that size
@@ -40,7 +42,7 @@ class OnnxNetwork(Network):
 
     fused_from = 8
 
-    def __init__(self, network: Network, threads: int) -> None:
+    def __init__(self, network: Transformer, threads: int) -> None:
         nn.Module.__init__(self)
         self.architecture = network.architecture
         self._width = network.modulation_width
@@ -49,7 +51,7 @@ class OnnxNetwork(Network):
         self._core = _session(network, type(network).core, (latents, modulation), threads)
         pairs = torch.zeros(2), network.no_condition(2)
         self._modulate = _session(network, type(network).unpadded_modulation, pairs, threads)
-        self._whole = _session(network, _whole, (latents, *pairs), threads)
+        self._fused = _session(network, type(network).fused, (latents, *pairs), threads)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,7 +72,7 @@ class OnnxNetwork(Network):
         self, x_NCSS: Tensor, t_N: Tensor, condition: Tensor, *, keep: Tensor | None = None
     ) -> Tensor:
         """Return the prediction ``(N, C, S, S)`` for latents at their times and conditions."""
-        return _run(self._whole, x_NCSS, t_N, condition)
+        return _run(self._fused, x_NCSS, t_N, condition)
 
     def modulation(self, t_N: Tensor, condition: Tensor, *, keep: Tensor | None = None) -> Tensor:
         """Return ``(N, M)``; there is no ``keep`` outside training."""
@@ -101,18 +103,10 @@ class _Function(nn.Module):
 
 @symbolic_helper.parse_args("v", "is", "v", "f")
 def _rms_norm(g: Any, x: Any, shape: Sequence[int], weight: Any, eps: float) -> Any:
-    """Spell out a norm that the exporter does not know."""
-    axes = g.op("Constant", value_t=torch.arange(-len(shape), 0))
-    squares = g.op("ReduceMean", g.op("Mul", x, x), axes, keepdims_i=1)
-    shifted = g.op("Add", squares, g.op("Constant", value_t=torch.tensor(eps)))
-    return g.op("Mul", g.op("Div", x, g.op("Sqrt", shifted)), weight)
-
-
-torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, _OPSET)  # type: ignore[attr-defined]
-
-
-def _whole(network: Network, x_NCSS: Tensor, t_N: Tensor, condition: Tensor) -> Tensor:
-    return network.core(x_NCSS, network.unpadded_modulation(t_N, condition))
+    """Return the graph of ``aten::rms_norm`` over the last axis, which the exporter lacks."""
+    axis, epsilon = (g.op("Constant", value_t=value) for value in (LAST_AXIS, torch.tensor(eps)))
+    squares = g.op("ReduceMean", g.op("Mul", x, x), axis, keepdims_i=1)
+    return g.op("Mul", g.op("Div", x, g.op("Sqrt", g.op("Add", squares, epsilon))), weight)
 
 
 def _session(
@@ -161,6 +155,9 @@ def _export(network: Network, function: Function, examples: Sequence[Tensor]) ->
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter that traces is deprecated; the one that replaces it takes ten times as long.
         warnings.simplefilter("ignore")
+        torch.onnx.register_custom_op_symbolic(  # type: ignore[attr-defined]
+            "aten::rms_norm", _rms_norm, OPSET
+        )
         torch.onnx.export(
             _Function(network, function),
             tuple(examples),
@@ -170,7 +167,7 @@ def _export(network: Network, function: Function, examples: Sequence[Tensor]) ->
             dynamic_axes={name: {0: "rows"} for name in (*inputs, "output")},
             do_constant_folding=False,  # which would rename weights; the session folds, too
             dynamo=False,
-            opset_version=_OPSET,
+            opset_version=OPSET,
         )
     return file.getvalue()
 

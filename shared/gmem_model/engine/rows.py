@@ -96,7 +96,7 @@ class Rows:
         self._seats: dict[int, _Seat] = {}
         self._places: list[_Seat | None] = []  # None: its row has left
         self._due: defaultdict[int, list[_Seat]] = defaultdict(list)
-        self._unprepared: list[tuple[_Seat, int]] = []
+        self._unprepared: dict[int, int] = {}  # slot: the evaluation its window begins with
         self._needs = np.zeros(3, np.int64)
         self._evaluation = 0
 
@@ -140,6 +140,7 @@ class Rows:
             seat = self._seats.pop(slot)
             self._places[seat.place] = None
             self._needs -= seat.spec.plan.needs
+            self._unprepared.pop(slot, None)
         self._windows.give_back(slots)
 
     def evaluations(self, slot: int) -> int:
@@ -217,7 +218,7 @@ class Rows:
     def _begun(self, specs: Sequence[RowSpec], upcoming: Upcoming) -> tuple[Array, Array, Array]:
         """Return states, conditions and origins of rows at their start."""
         keys = [(signed(spec.seed), spec.index, self._evaluation) for spec in specs]
-        origins = self._arrays.of(torch.tensor(keys).T.contiguous())
+        origins = self._arrays.integers(keys).T
         initial = self._initial.take([(spec.seed, spec.index) for spec in specs], upcoming)
         x = self._scaled(self._like_x(self._arrays.stack(initial)), specs, origins)
         conditions = self._arrays.of(torch.stack([spec.condition for spec in specs]))
@@ -248,25 +249,23 @@ class Rows:
         for seat in seats:
             begin = self._evaluation - seat.first
             self._windows.load(seat.slot, seat.spec.plan, begin)
-            self._unprepared.append((seat, begin))
+            self._unprepared[seat.slot] = begin
             if begin + self.window < len(seat.spec.plan):
                 self._due[self._evaluation + self.window].append(seat)
-        entries = torch.tensor([seat.slot * self.window for seat in seats])
-        self._entries[[seat.place for seat in seats]] = self._arrays.of(entries)
+        entries = self._arrays.integers([seat.slot * self.window for seat in seats])
+        self._entries[[seat.place for seat in seats]] = entries
 
     def _prepare(self) -> None:
         """Have modulations computed for what is left of windows that have none."""
         spans, conditions = [], []
-        for seat, begin in self._unprepared:
+        for slot, begin in self._unprepared.items():
+            seat = self._seats[slot]
             done = self._evaluation - seat.first - begin
-            left = len(seat.spec.plan) - begin
-            if self._seats.get(seat.slot) is seat and done < min(left, self.window):
-                first = seat.slot * self.window
-                span = torch.arange(first + done, first + min(left, self.window))
-                spans.append(span)
-                conditions += [seat.spec.condition] * len(span)
+            end = min(len(seat.spec.plan) - begin, self.window)
+            spans.append(slot * self.window + torch.arange(done, max(done, end)))
+            conditions += [seat.spec.condition] * len(spans[-1])
         self._unprepared.clear()
-        if spans:
+        if conditions:
             entries = self._arrays.tensor(self._arrays.of(torch.cat(spans)))
             lines = self._arrays.tensor(self._windows.lines)[entries]
             condition = torch.stack(conditions).to(entries.device)

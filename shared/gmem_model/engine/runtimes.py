@@ -7,6 +7,7 @@ start to start, and with it the last bits of every image: a replay would not be 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import cast
 
@@ -64,6 +65,11 @@ def choose(network: Network, device: torch.device) -> RuntimeName:
 def _prepare(network: Network, settings: EngineSettings, device: torch.device) -> Network:
     name = choose(network, device) if settings.runtime == "auto" else settings.runtime
     if name == "onnx":
+        if not isinstance(network, Transformer):
+            raise InvalidRequestError(
+                f"expected a transformer for GMEM_ENGINE__RUNTIME=onnx, found "
+                f"{type(network).__name__}; choose auto, eager, scripted or compiled"
+            )
         return OnnxNetwork(network, settings.threads)
     network = network.to(device, torch.bfloat16 if device.type == "cuda" else None)
     if name == "compiled":
@@ -75,7 +81,10 @@ def _prepare(network: Network, settings: EngineSettings, device: torch.device) -
 
 def scripted(network: Network) -> Core:
     """Return the network's core as a frozen TorchScript program."""
-    with torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad():
+        # Tracing is deprecated for compilation, which takes longer; and it warns of sizes, which
+        # are constants here.
+        warnings.simplefilter("ignore")
         inputs = {"core": examples(network, 2)}
         traced = torch.jit.trace_module(network, inputs, check_trace=False)
         frozen = torch.jit.freeze(traced.eval(), preserved_attrs=["core"])

@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from gmem_model.noise import BEFORE_FIRST_EVALUATION, INITIAL_LATENT, normal, stage_of_evaluation
+from gmem_model.noise import (
+    BEFORE_FIRST_EVALUATION,
+    INITIAL_LATENT,
+    normal,
+    normal_on_device,
+    stage_of_evaluation,
+)
 
 
 def noise(seed: int, index: int, stage: int, shape=(1, 2, 3)):
@@ -71,3 +80,21 @@ def test_initial_latent_shares_its_stage_with_no_evaluation() -> None:
 
 def test_noise_before_the_first_evaluation_has_a_stage_that_no_evaluation_comes_to() -> None:
     assert stage_of_evaluation(-1) == BEFORE_FIRST_EVALUATION == 2**32 - 2
+
+
+ORIGINS = st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1))
+
+
+@given(st.lists(ORIGINS, min_size=1, max_size=9))
+@settings(deadline=None)
+def test_a_device_makes_the_same_noise(origins: list[tuple[int, int, int]]) -> None:
+    rows = [*origins, (2**64 - 1, 2**63 - 1, BEFORE_FIRST_EVALUATION), (2**63, 2**40, 0)]
+    seeds, indices, stages = zip(*rows, strict=True)
+    numbers = np.array(indices, np.int64), np.array(stages, np.int64)
+    unsigned = np.array(seeds, np.uint64)
+    expected = torch.from_numpy(normal(unsigned, *numbers, (3, 5, 2)))
+    signed = torch.from_numpy(unsigned.view(np.int64))
+    computed = normal_on_device(signed, *map(torch.from_numpy, numbers), (3, 5, 2))
+    assert computed.dtype == torch.float64
+    # The integers are the same; a mathematics library may round the last bit differently.
+    torch.testing.assert_close(computed, expected, rtol=1e-13, atol=1e-13)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +35,7 @@ from tests.support.engine import (
     EngineMaker,
     Recorder,
     SteppedNetwork,
+    eventually,
     first_row_not_finite,
     make_task,
 )
@@ -124,6 +127,24 @@ def test_rows_of_different_samplers_share_one_evaluation(make_engine: EngineMake
 def labelled(**changes: Any) -> GenerationTask:
     labels = np.array([1], np.int32)
     return make_task(**{"snippets": None, "encoder": None, "labels": labels} | changes)
+
+
+BATCHINGS = ("continuous", "grouped", "dynamic", "one_at_a_time")
+
+
+def test_every_way_to_batch_gives_the_same_images(make_engine: EngineMaker) -> None:
+    images = []
+    for batching in BATCHINGS:
+        engine = make_engine(max_rows=8, batching=batching, batch_window_ms=1)
+        images.append([start(engine, task) for task in mixed(12, seed=3)])
+    continuous, *others = ([recorder.pixels() for recorder in each] for each in images)
+    for other in others:
+        assert other == continuous
+
+
+def test_a_dynamic_batch_of_one_task_starts_after_its_window(make_engine: EngineMaker) -> None:
+    recorder = start(make_engine(batching="dynamic", batch_window_ms=20), make_task()).wait()
+    assert recorder.images[0].queue_seconds >= 0.02
 
 
 def test_a_task_decides_how_strongly_it_is_guided(make_engine: EngineMaker) -> None:
@@ -360,6 +381,23 @@ def test_an_abort_storm_ends_every_task_once_and_leaves_no_rows(
     engine.close(drain_seconds=PATIENCE_SECONDS)
     assert {recorder.endings for recorder in recorders} == {1}
     assert gauges(registry) == (0, 0)
+
+
+def test_nothing_is_kept_of_tasks_that_have_ended(make_engine: EngineMaker) -> None:
+    engine = make_engine(max_rows=8)
+    for seed in range(3):
+        tasks = [make_task(seed=seed, num_steps=40) for _ in range(6)]
+        kept = [weakref.ref(task) for task in tasks]
+        recorders = [start(engine, task) for task in tasks]
+        for task in tasks[::2]:
+            engine.cancel(task.id)
+        for recorder in recorders:
+            recorder.wait()
+        del tasks, task, recorders, recorder
+        # One evaluation more: what was dropped during the last one is let go of in the next.
+        start(engine, make_task(num_steps=1)).wait()
+        gc.collect()
+        eventually(lambda kept=kept: not any(reference() for reference in kept))
 
 
 def run_together(calls: list[Callable[[], None]]) -> None:

@@ -16,7 +16,7 @@ from gmem_model.engine.loader import Loader
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.models import describe_model
 from gmem_model.samplers import integrate, plan
-from gmem_shared.errors import CorruptVersionError, NotReadyError
+from gmem_shared.errors import CancelledError, CorruptVersionError, NotReadyError
 from gmem_shared.settings import EngineSettings
 from gmem_shared.store import Store
 from gmem_shared.types import GenerationTask, Reference, VersionRef
@@ -68,6 +68,28 @@ def test_a_served_image_is_the_one_that_is_sampled_and_decoded_offline(
     assert offline.shape == (3, 8, 8, 3)
     assert offline.std() > 1
     assert served == [image.tobytes() for image in offline]
+
+
+def test_tasks_whose_images_are_decoded_beside_the_evaluations_end_once_and_last(
+    store: Store, loader: Loader
+) -> None:
+    publish_latent_model(store, tiny_autoencoder(), "latent")
+    engine = loader.load(loader.resolve(Reference("latent")))
+    tasks = [make_task(3, seed=n, model="latent", num_steps=2 + n % 5) for n in range(24)]
+    recorders = [Recorder() for _ in tasks]
+    for number, (task, recorder) in enumerate(zip(tasks, recorders, strict=True)):
+        engine.submit(task, recorder)
+        if number % 3 == 0:
+            engine.cancel(task.id)
+    for number, recorder in enumerate(recorders):
+        recorder.wait()
+        cancelled = isinstance(recorder.error, CancelledError)
+        assert len(recorder.images) == 3 or cancelled
+        assert number % 3 == 0 or not cancelled
+    engine.close(drain_seconds=60)
+    # A recorder refuses images after the end, and the engine would report that as a second error.
+    assert {recorder.endings for recorder in recorders} == {1}
+    assert all(isinstance(r.error, CancelledError) or r.error is None for r in recorders)
 
 
 def test_a_model_tells_the_size_of_its_images_not_of_its_latents() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import weakref
 from collections import Counter
 from itertools import count
 
@@ -201,6 +203,68 @@ def test_a_full_queue_refuses_and_says_when_to_try_again() -> None:
     # 200 rows of 100 evaluations, one done, at two rows in 10 ms.
     assert refusal.value.retry_after_seconds == pytest.approx(100, rel=0.02)
     assert loop.scheduler.backlog_seconds() == pytest.approx(100, rel=0.02)
+
+
+def test_a_task_that_would_miss_its_deadline_is_refused_until_it_would_not() -> None:
+    loop = Loop(max_rows=2)
+    loop.submit(*(task(str(number), rows=2, evaluations=100) for number in range(10)))
+    loop.turn()
+
+    def hasty() -> Task[None]:
+        return task("hasty", evaluations=100, deadline=loop.now + 3.0)
+
+    with pytest.raises(OverloadedError, match="within the deadline") as refusal:
+        loop.submit(hasty())
+    assert refusal.value.retry_after_seconds is not None
+    again = loop.now + refusal.value.retry_after_seconds
+    while loop.now < again:
+        loop.turn()
+    loop.submit(hasty())
+    end = loop.now + 3.0
+    while ("hasty", 0) not in loop.finished:
+        loop.turn()
+    assert loop.now <= end
+
+
+def test_a_task_that_would_keep_its_deadline_is_accepted_behind_a_huge_one() -> None:
+    loop = Loop(max_rows=8)
+    loop.submit(task("huge", rows=900, evaluations=10))
+    loop.turn()
+    assert loop.scheduler.backlog_seconds() > 10
+    loop.submit(task("small", evaluations=10, deadline=loop.now + 1.0))
+    loop.drain()
+    assert ("small", 0) in loop.finished
+
+
+def test_nothing_is_refused_for_its_deadline_before_anything_was_measured() -> None:
+    loop = Loop()
+    loop.submit(task("first", rows=500), task("hasty", deadline=1e-9))
+
+
+def test_rows_that_were_stopped_are_reported_once() -> None:
+    loop = Loop(max_rows=4)
+    loop.submit(task("a", rows=6))
+    loop.turn()
+    running = loop.scheduler.running()
+    loop.scheduler.cancel("a")
+    assert set(loop.scheduler.stopped()) == set(running)
+    assert loop.scheduler.stopped() == []
+    assert not any(row.running for row in running)
+
+
+def test_an_idle_scheduler_keeps_no_task() -> None:
+    loop = Loop(max_rows=4)
+    tasks = [task(str(number), rows=3, evaluations=50) for number in range(4)]
+    kept = [weakref.ref(each) for each in tasks]
+    loop.submit(*tasks)
+    loop.turn()
+    for each in tasks:
+        loop.scheduler.cancel(each.id)
+    loop.scheduler.stopped()
+    loop.evaluated.clear()
+    del tasks, each
+    gc.collect()
+    assert not any(reference() for reference in kept)
 
 
 def test_a_task_that_can_never_fit_is_out_of_range() -> None:

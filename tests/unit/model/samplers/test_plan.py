@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gmem_model.samplers import Plan, integrate, plan
+from gmem_model.samplers import Plan, integrate, plan, samplers_of
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.model_config import EDM, Guidance, Interpolant, Transport
 
@@ -114,3 +114,23 @@ def test_stochastic_plan_without_noise_is_refused() -> None:
 def test_guided_plan_without_reference_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="reference"):
         integrate(plan("euler", 4, Interpolant(), Guidance(scale=2.0)), lambda x, t: x, ONE)
+
+
+@pytest.mark.parametrize("process", [Interpolant(), Transport(), EDM(churn=3)], ids=str)
+def test_padding_changes_nothing(process: Interpolant | Transport | EDM) -> None:
+    z = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def noise(k: int) -> Tensor:
+        return torch.randn(z.shape, generator=torch.Generator().manual_seed(k + 1), dtype=z.dtype)
+
+    def predict(x: Tensor, t: float) -> Tensor:
+        return x * 0.3 - t
+
+    for sampler in samplers_of(process):
+        table = plan(sampler, 4, process)
+        for evaluations in (len(table), len(table) + 1, len(table) + 7):
+            padded = table.padded(evaluations)
+            assert len(padded) == evaluations
+            assert padded.needs.tolist() == table.needs.tolist()
+            expected = integrate(table, predict, z, noise)
+            assert torch.equal(integrate(padded, predict, z, noise), expected)
