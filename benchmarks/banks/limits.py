@@ -23,6 +23,8 @@ from benchmarks.harness.report import Claim, Table
 from gmem_shared.types import DrawSpec
 
 ENOUGH = 0.999
+PASSES = 4
+"""How often every query is asked in a repetition."""
 PATIENCE_MS = 500.0
 """How long a filtered search may take before it is not made to try harder."""
 EFFORTS = tuple(4**power for power in range(4, 10))
@@ -85,7 +87,7 @@ def search_everywhere(bank: Bank, repetitions: int, outcome: Outcome) -> None:
     truth = bank.neighbours()
     recalls = {side: recall(truth, search(bank.queries)) for side, search in sides.items()}
     for together in (1, 16):
-        batches = np.split(bank.queries, len(bank.queries) // together)
+        batches = np.split(bank.queries, len(bank.queries) // together) * PASSES
         seconds = call_by_call(sides, lambda _, batches=batches: batches, repetitions)
         what = f"{NEIGHBOURS} neighbours among {bank.size}, {together} at once"
         outcome.milliseconds(f"{what}, effort {bank.effort}", seconds, recalls)
