@@ -51,32 +51,31 @@ class RunningEngine:
     """An engine and its metrics.
 
     Args:
-        architecture: Of a network with random weights; they cost what trained ones do.
+        network: As `prepare` gives it.
         settings: The engine's.
         sampler: Of all images.
     """
 
     def __init__(
-        self, architecture: Architecture, settings: EngineSettings, sampler: str = "ab2"
+        self, network: GuidedNetwork, settings: EngineSettings, sampler: str = "ab2"
     ) -> None:
+        self.network = network
         self.config = ModelConfig(
-            architecture=architecture,
+            architecture=network.network.architecture,
             encoder="none",
             default_bank="none",
             default_sampler=sampler,
             default_steps=8,
         )
         self._registry = CollectorRegistry()
-        self.network = prepare(GuidedNetwork(random_network(architecture)), settings)
-        self.pace = measure(self.network, settings)
         self.engine = Engine(
-            self.network,
+            network,
             Decoder(self.config.latent_space),
             self.config,
             VersionRef("benchmark", 1, "sha256-00"),
             settings,
             EngineMetrics(self._registry),
-            self.pace,
+            measure(network, settings),
         )
         self._tasks = 0
         self.engine.start()
@@ -177,6 +176,12 @@ def random_network(architecture: Architecture) -> Network:
     return network.eval()
 
 
+def prepared(architecture: Architecture, settings: EngineSettings) -> GuidedNetwork:
+    """Return a network with random weights, which cost what trained ones do, as engines want it."""
+    return prepare(GuidedNetwork(random_network(architecture)), settings)
+
+
 def digits(**settings: object) -> RunningEngine:
     """Return an engine of the digits network."""
-    return RunningEngine(preset("digits"), EngineSettings.model_validate(settings))
+    chosen = EngineSettings.model_validate(settings)
+    return RunningEngine(prepared(preset("digits"), chosen), chosen)

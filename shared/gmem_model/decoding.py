@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gmem_model.autoencoder import Autoencoder, load_autoencoder
 from gmem_model.autoencoder.storage import WEIGHTS_FILE
-from gmem_model.images import quantize
+from gmem_model.images import quantize, quantize_array
 from gmem_model.latents import LatentScaling
 from gmem_shared.errors import InvalidRequestError, NotReadyError
 from gmem_shared.model_config import AutoencoderSpace, LatentSpace, ModelConfig
@@ -71,8 +71,11 @@ class Decoder:
         if self._autoencoder is not None:
             decoded = [self._decode(self._autoencoder, latent) for latent in latents.split(1)]
             values = torch.cat(decoded)
-        images = quantize(values, self._eight_bit).permute(0, 2, 3, 1)
-        return np.ascontiguousarray(images.cpu().numpy())
+        if values.device.type == "cpu":
+            images = quantize_array(values.numpy(), self._eight_bit)
+        else:
+            images = quantize(values, self._eight_bit).cpu().numpy()
+        return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
     def _decode(self, autoencoder: Autoencoder, latent: Tensor) -> Tensor:
         latent = latent.to(next(autoencoder.parameters()).device, torch.float32)

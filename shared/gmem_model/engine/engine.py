@@ -228,7 +228,7 @@ class Engine:
             # Under the same lock: a row stopped after this keeps its slot for one evaluation more.
             self._release_slots()
             joined = self._scheduler.admit(now)
-            self._report()  # once a turn: what has finished since the last one is in it
+            self._report()
             return joined
 
     def _release_slots(self) -> None:
@@ -265,7 +265,9 @@ class Engine:
         self._metrics.evaluation_rows.observe(rows)
         self._metrics.evaluation_seconds.observe(seconds)
         with self._changed:
-            return self._scheduler.advance(rows, seconds)
+            finished = self._scheduler.advance(rows, seconds)
+            self._report()
+            return finished
 
     def _deliver(self, rows: Sequence[Row[Work]]) -> None:
         """Have finished rows decoded and handed over; their places are free at once."""
@@ -282,7 +284,7 @@ class Engine:
         """Decode latents and give the images to the listeners of their rows."""
         started = self._clock()
         try:
-            finite = latents.isfinite().flatten(1).all(dim=1).tolist()
+            finite = latents.sum(dim=(1, 2, 3)).isfinite().tolist()
             pixels = self._decoder(latents)
         except Exception as error:  # as in `_turn`
             log.exception("engine.decoding.failed", model=str(self.version), rows=len(rows))

@@ -45,7 +45,8 @@ class Modulations:
 class Predictor:
     """Evaluates a network, and where guidance is on its reference too.
 
-    States are ``(n, C, S, S)``, and predictions have their dtype.
+    States are ``(n, C, S, S)``. Predictions have the network's dtype, guided ones the states';
+    what they are combined with is of the states', so nothing is lost.
 
     Args:
         networks: In eval mode.
@@ -67,7 +68,7 @@ class Predictor:
     def fused(self, x: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
         """Return unguided predictions, for which nothing was prepared."""
         network = self._networks.network
-        return network(x.to(self._dtype), times.to(self._dtype), conditions).to(x.dtype)
+        return network(x.to(self._dtype), times.to(self._dtype), conditions)
 
     def prepare(self, entries: Tensor, times: Tensor, weights: Tensor, conditions: Tensor) -> None:
         """Compute what these entries need, all ``(n, …)``; ``weights`` are those of guidance."""
@@ -83,7 +84,7 @@ class Predictor:
     def prepared(self, x: Tensor, entries: Tensor) -> Tensor:
         """Return unguided predictions."""
         core = self._networks.network.core
-        return core(x.to(self._dtype), self._main.of(entries)).to(x.dtype)
+        return core(x.to(self._dtype), self._main.of(entries))
 
     def guided(self, x: Tensor, entries: Tensor, weights: Tensor) -> Tensor:
         """Return predictions of rows of which some are guided, by ``weights``, ``(n,)``.

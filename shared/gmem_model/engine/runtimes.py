@@ -64,12 +64,12 @@ def choose(network: Network, device: torch.device) -> RuntimeName:
 
 def _prepare(network: Network, settings: EngineSettings, device: torch.device) -> Network:
     name = choose(network, device) if settings.runtime == "auto" else settings.runtime
+    if name in ("onnx", "scripted") and not isinstance(network, Transformer):
+        raise InvalidRequestError(
+            f"expected a transformer for GMEM_ENGINE__RUNTIME={name}, found "
+            f"{type(network).__name__}; choose auto, eager or compiled"
+        )
     if name == "onnx":
-        if not isinstance(network, Transformer):
-            raise InvalidRequestError(
-                f"expected a transformer for GMEM_ENGINE__RUNTIME=onnx, found "
-                f"{type(network).__name__}; choose auto, eager, scripted or compiled"
-            )
         return OnnxNetwork(network, settings.threads)
     network = network.to(device, torch.bfloat16 if device.type == "cuda" else None)
     if name == "compiled":

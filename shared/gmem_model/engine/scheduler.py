@@ -201,10 +201,11 @@ class Scheduler(Generic[P]):
         """
         if task.deadline is None or not self.queue.rows:
             return 0.0
-        own = task.rows * task.evaluations
-        if now + self._seconds(self.queue.evaluations + own) <= task.deadline:
+        rounds = math.ceil(task.rows / self.batching.share)
+        own = rounds * task.evaluations * self.pace.seconds(self.batching.max_rows)
+        if now + self._seconds(self.queue.evaluations) + own <= task.deadline:
             return 0.0
-        return now + self._seconds(self.queue.turn_evaluations() + own) - task.deadline
+        return now + self._seconds(self.queue.turn_evaluations()) + own - task.deadline
 
     def _seconds(self, evaluations: float) -> float:
         """Estimate the time to finish what runs, and so many evaluations of rows more."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import random
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -385,19 +384,24 @@ def test_an_abort_storm_ends_every_task_once_and_leaves_no_rows(
 
 def test_nothing_is_kept_of_tasks_that_have_ended(make_engine: EngineMaker) -> None:
     engine = make_engine(max_rows=8)
-    for seed in range(3):
-        tasks = [make_task(seed=seed, num_steps=40) for _ in range(6)]
-        kept = [weakref.ref(task) for task in tasks]
-        recorders = [start(engine, task) for task in tasks]
-        for task in tasks[::2]:
-            engine.cancel(task.id)
+    names = {f"forgotten-{number}" for number in range(6)}
+
+    def use() -> None:
+        recorders = [start(engine, make_task(id=name, num_steps=40)) for name in sorted(names)]
+        engine.cancel("forgotten-0")
+        engine.cancel("forgotten-5")
         for recorder in recorders:
             recorder.wait()
-        del tasks, task, recorders, recorder
-        # One evaluation more: what was dropped during the last one is let go of in the next.
-        start(engine, make_task(num_steps=1)).wait()
+
+    def is_forgotten() -> bool:
         gc.collect()
-        eventually(lambda kept=kept: not any(reference() for reference in kept))
+        tasks = (each for each in gc.get_objects() if type(each) is GenerationTask)
+        return not any(task.id in names for task in tasks)
+
+    use()
+    # What was dropped during an evaluation is let go of before the next.
+    start(engine, make_task(num_steps=1)).wait()
+    eventually(is_forgotten)
 
 
 def run_together(calls: list[Callable[[], None]]) -> None:
