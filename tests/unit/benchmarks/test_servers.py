@@ -45,7 +45,7 @@ def test_a_system_is_served_until_the_block_ends(tmp_path: Path) -> None:
         outcomes = closed_loop(server.url, [body], clients=2, seconds=0.2)
         assert outcomes
         assert all(outcome.ok for outcome in outcomes)
-    with pytest.raises(OSError, match="refused|reset"):
+    with pytest.raises(OSError, match=r"refused|reset"):
         urllib.request.urlopen(server.url, timeout=1)  # noqa: S310 (our own server)
 
 
@@ -77,5 +77,5 @@ def test_what_a_system_started_ends_with_it(tmp_path: Path) -> None:
     system = System("family", lambda port: [sys.executable, "-c", parent, ECHO, str(port)])
     with serving(system, tmp_path) as server:
         pass
-    with pytest.raises(OSError, match="refused|reset"):
+    with pytest.raises(OSError, match=r"refused|reset"):
         urllib.request.urlopen(server.url, timeout=1)  # noqa: S310 (our own server)
