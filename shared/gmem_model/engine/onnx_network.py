@@ -15,7 +15,7 @@ from typing import Any
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.onnx import symbolic_helper
+from torch.onnx import symbolic_helper, utils
 
 from gmem_model.network import Network
 from gmem_model.transformer import Transformer
@@ -117,7 +117,7 @@ def _session(
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter that traces is deprecated; the one that replaces it takes ten times as long.
         warnings.simplefilter("ignore")
-        torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)
+        utils.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)
         torch.onnx.export(
             _Function(network, function),
             tuple(examples),
