@@ -195,8 +195,9 @@ class Rows:
         tensor = self._arrays.tensor
         if fused:
             conditions = tensor(self._conditions[: len(x)])
-            inputs = (self._arrays.cast(v, self._network_dtype) for v in (x, lines[:, TIME]))
-            prediction = self._predictor.fused(*map(tensor, inputs), conditions)
+            values = self._arrays.cast(x, self._network_dtype)
+            times = self._arrays.cast(lines[:, TIME], self._network_dtype)
+            prediction = self._predictor.fused(tensor(values), tensor(times), conditions)
         elif kind.guided:
             weights = tensor(lines[:, GUIDANCE])
             prediction = self._predictor.guided(tensor(x), tensor(entries), weights)
