@@ -5,7 +5,7 @@
    must not cost throughput.
 3. The same as a burst, by clients who follow ``Retry-After`` and try once more.
 
-Run: ``python -m benchmarks.serving_saturation [--quick]``.
+Run: ``python -m benchmarks.serving_saturation [--quick]``; 10 minutes, 1 when quick.
 """
 
 from __future__ import annotations
@@ -84,8 +84,10 @@ def main(quick: bool = False, repetitions: int = 5, seconds: float = 4.0) -> Non
     curve = measure_curve(sides, clients, repetitions, seconds)
     bounded = systems.product("bounded", GENERATOR__MAX_WAITING_IMAGES=str(MAX_WAITING_IMAGES))
     with serving(bounded) as server:
-        overload = measure_overload(server, repetitions, seconds)
-    save(_result(curve, overload), systems.results(quick=quick))
+        rates = measure_overload(server, repetitions, seconds)
+    with serving(bounded) as server:  # which has promised nothing to those who never came back
+        bursts = measure_bursts(server, repetitions, seconds)
+    save(_result(curve, Overload(**rates, bursts=bursts)), systems.results(quick=quick))
 
 
 def measure_curve(
@@ -113,29 +115,52 @@ def measure_curve(
         )
 
 
-def measure_overload(server: Server, repetitions: int, seconds: float) -> Overload:
-    """Keep a bounded server full, overload it, and send it bursts."""
-    requests = FOUR_IMAGES.requests(2000, seed=0)
-    bodies, work = server.system.bodies(requests), evaluations(requests)
-    clients = MAX_WAITING_IMAGES // 4
-    warm_up = closed_loop(server.url, bodies, clients, 2 * seconds)
-    rate = OVERLOAD * throughput(warm_up, seconds, 2 * seconds)
+def measure_overload(server: Server, repetitions: int, seconds: float) -> dict[str, list[float]]:
+    """Keep a bounded server full, and overload it; return evaluations per second."""
+    bodies, work = _four_images(server)
+    rate = OVERLOAD * _peak(server, bodies, seconds)
 
     def peak(_: int) -> float:
-        outcomes = closed_loop(server.url, bodies, clients, 2 * seconds)
-        return throughput(outcomes, seconds, 2 * seconds, work)
+        return _peak(server, bodies, seconds, work)
 
     def overloaded(repetition: int) -> float:
         times = arrivals.poisson(rate, 2 * seconds, np.random.default_rng(repetition + 1))
         outcomes = open_loop(server.url, bodies, times)
         return throughput(outcomes, seconds, 2 * seconds, work)
 
+    return interleaved({"peak": peak, "overloaded": overloaded}, repetitions)
+
+
+def measure_bursts(server: Server, repetitions: int, seconds: float) -> list[list[Tries]]:
+    """Send a bounded server bursts of patient clients."""
+    bodies, _ = _four_images(server)
+    rate = OVERLOAD * _peak(server, bodies, seconds)
+
     def burst(repetition: int) -> list[Tries]:
         times = arrivals.poisson(rate, BURST_SECONDS, np.random.default_rng(repetition))
         return patient_open_loop(server.url, bodies, times)
 
-    rates = interleaved({"peak": peak, "overloaded": overloaded}, repetitions)
-    return Overload(**rates, bursts=[burst(repetition) for repetition in range(repetitions)])
+    return [burst(repetition) for repetition in range(repetitions)]
+
+
+def _four_images(server: Server) -> tuple[list[bytes], list[float]]:
+    """Return bodies, each asking for something of its own, and their evaluations."""
+    requests = FOUR_IMAGES.requests(2000, seed=0)
+    seeded = [{**request, "seed": number} for number, request in enumerate(requests)]
+    return server.system.bodies(seeded), evaluations(requests)
+
+
+def _peak(
+    server: Server, bodies: Sequence[bytes], seconds: float, work: Sequence[float] = (1,)
+) -> float:
+    """Return the work per second of a closed loop that fills the engine and is never refused.
+
+    Half of the places are always there for newcomers, whatever was promised to others.
+    """
+    clients = MAX_WAITING_IMAGES // 2 // FOUR_IMAGES.images[0]
+    outcomes = closed_loop(server.url, bodies, clients, 2 * seconds)
+    latency_ms(outcomes)  # fails when a request did
+    return throughput(outcomes, seconds, 2 * seconds, work)
 
 
 def _result(curve: Curve, overload: Overload) -> Result:

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import aiohttp
@@ -31,6 +31,7 @@ class Outcome:
         sent, ended: When it was sent, when the answer had been read.
         status: HTTP status; 0 when the connection failed or the client's patience ended.
         retry_after: Seconds that the answer asked to wait.
+        answer: The body, unparsed.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Outcome:
     ended: float
     status: int
     retry_after: float | None = None
+    answer: bytes = field(default=b"", repr=False)
 
     @property
     def latency(self) -> float:
@@ -135,16 +137,16 @@ class _Client:
 
     async def send(self, number: int, scheduled: float) -> Outcome:
         body = self._bodies[number % len(self._bodies)]
-        sent, status, retry_after = self._now(), 0, None
+        sent, status, retry_after, answer = self._now(), 0, None, b""
         try:
-            async with self._session.post(self._url, data=body) as answer:
-                await answer.read()
-                status = answer.status
-                if header := answer.headers.get("Retry-After"):
+            async with self._session.post(self._url, data=body) as response:
+                answer = await response.read()
+                status = response.status
+                if header := response.headers.get("Retry-After"):
                     retry_after = float(header)
         except (aiohttp.ClientError, TimeoutError):
             status = 0
-        return Outcome(number, scheduled, sent, self._now(), status, retry_after)
+        return Outcome(number, scheduled, sent, self._now(), status, retry_after, answer)
 
     def _now(self) -> float:
         return time.perf_counter() - self._started

@@ -26,7 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "benchmarks" / "README.md"
 PAGES = ROOT / "docs" / "performance"
 MARKER = "<!-- Everything below is written by python -m benchmarks.harness.report. -->\n"
-_PACKAGES = ("numpy", "onnxruntime", "torch", "faiss-cpu")
+_PACKAGES = ("numpy", "onnxruntime", "torch", "faiss-cpu", "grpcio")
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,15 @@ def draw(result: Result, folder: Path = RESULTS) -> None:
     for plot in result.plots:
         figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
         for name, (x, y) in plot.series.items():
-            axes.plot(x, y, marker="o", markersize=3, label=name)
+            axes.plot(x, y, marker="o" if len(x) < 30 else "", markersize=3, label=name)
         axes.set(title=plot.title, xlabel=plot.x_label, ylabel=plot.y_label)
         if plot.log_x:
             axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
         if plot.log_y:
             axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend()
         figure.savefig(folder / _picture(result, plot), dpi=120)

@@ -54,10 +54,11 @@ class System:
 
 @dataclass(frozen=True)
 class Server:
-    """A running system."""
+    """A running system; ``process`` is the number of its process."""
 
     system: System
     url: str
+    process: int
 
 
 @contextmanager
@@ -74,7 +75,7 @@ def serving(system: System, logs: Path = LOGS) -> Iterator[Server]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(system, f"http://127.0.0.1:{port}{system.path}")
+    server = Server(system, f"http://127.0.0.1:{port}{system.path}", process.pid)
     try:
         _wait(server, process, log)
         yield server

@@ -15,6 +15,9 @@ PEERS: dict[str, tuple[str, ...]] = {
     "litserve": (*RUNTIME, "litserve==0.2.19"),
     "bentoml": (*RUNTIME, "bentoml==1.4.40"),
     "pipeline": (*RUNTIME, "fastapi==0.165.0", "uvicorn==0.54.0"),
+    "hnswlib": ("numpy==2.4.6", "hnswlib==0.8.0"),
+    "qdrant": ("numpy==2.4.6", "qdrant-client==1.20.0"),
+    "milvus_lite": ("numpy==2.4.6", "pymilvus==3.0.2", "milvus-lite==3.2.2"),
 }
 
 

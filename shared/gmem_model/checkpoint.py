@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
 from gmem_model.network import Network
 from gmem_model.networks import build
-from gmem_model.weights import WeightsFile, assign
+from gmem_model.weights import WeightsFile, assign, without_weights
 from gmem_shared.errors import CorruptVersionError, InvalidRequestError
 from gmem_shared.model_config import Architecture, EDM2Architecture, ModelConfig
 
@@ -54,7 +53,7 @@ def _load(path: Path, architecture: Architecture) -> Network:
     weights = WeightsFile(path)
     if not any(name.startswith(PROJECTORS) for name in weights):
         architecture = _without_projectors(architecture)
-    with torch.device("meta"):
+    with without_weights():
         network = build(architecture)
     try:
         return assign(network, weights, path.name, defaults=network.derived_weights())

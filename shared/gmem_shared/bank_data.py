@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class BankData:
         tombstones: uint8 ``(ceil(n / 8),)``, bit ``r % 8`` of byte ``r // 8`` for row ``r``.
         mean_weights: float64 ``(C + 1,)``, mean weight of the drawable rows: of those without a
             label, then of each class; 1 where there are none.
+        has_deleted: Whether any row is tombstoned.
+        equal_weights: Whether all mean weights are the same: then a row's class need not be known.
     """
 
     version: VersionRef
@@ -43,6 +45,13 @@ class BankData:
     cumulative_weights: NDArray[np.uint64]
     tombstones: NDArray[np.uint8]
     mean_weights: NDArray[np.float64]
+    has_deleted: bool = field(init=False)
+    equal_weights: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "has_deleted", bool(self.tombstones.any()))
+        equal = bool((self.mean_weights == self.mean_weights[0]).all())
+        object.__setattr__(self, "equal_weights", equal)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,28 +91,40 @@ class BankData:
         Raises:
             UnknownRowError: A row is out of range or tombstoned.
         """
+        self._check_exist(rows)
+        return Snippets(
+            version=self.version,
+            encoder=self.encoder,
+            vectors=self.vectors.take(rows, axis=0),
+            rows=rows,
+            source_ids=self.source_ids.take(rows),
+            labels=self.labels.take(rows),
+            weights=self.weights.take(rows) / self._mean_weights_of(rows),
+        )
+
+    def _check_exist(self, rows: NDArray[np.int64]) -> None:
         outside = rows[(rows < 0) | (rows >= len(self))]
         if len(outside):
             raise UnknownRowError(
                 f"expected rows 0 … {len(self) - 1} of bank {self.version}, "
                 f"found {shorten(outside.tolist())}"
             )
+        if not self.has_deleted:
+            return
         deleted = rows[self.tombstoned(rows)]
         if len(deleted):
             raise UnknownRowError(
                 f"expected rows of bank {self.version} that still exist, but "
                 f"{shorten(deleted.tolist())} were deleted; ask for others or an older version"
             )
-        group = np.searchsorted(self.class_offsets, rows, side="right")
-        return Snippets(
-            version=self.version,
-            encoder=self.encoder,
-            vectors=self.vectors[rows],
-            rows=rows,
-            source_ids=self.source_ids[rows],
-            labels=self.labels[rows],
-            weights=self.weights[rows] / self.mean_weights[group],
+
+    def _mean_weights_of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        if self.equal_weights:
+            return self.mean_weights[:1]
+        means: NDArray[np.float64] = self.mean_weights.take(
+            np.searchsorted(self.class_offsets, rows, side="right")
         )
+        return means
 
     def info(self, aliases: Iterable[str] = ()) -> BankInfo:
         """Describe the version; ``rows`` counts stored rows: row numbers end at ``rows - 1``."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gmem_shared.errors import InvalidRequestError, OutOfRangeError
 from gmem_shared.proto.bank.v1 import bank_pb2
-from gmem_shared.rpc import from_tensor, to_tensor
+from gmem_shared.rpc import fill_tensor, from_tensor, to_tensor
 from gmem_shared.types import BankInfo, ClassInfo, DrawSpec, Neighbours, Snippets, VersionRef
 
 VECTOR_DTYPES = ("float16", "float32")
@@ -19,6 +19,8 @@ VECTOR_DTYPES = ("float16", "float32")
 
 def split(snippets: Snippets, counts: Sequence[int]) -> list[Snippets]:
     """Cut rows that were drawn together into one part per request; copies nothing."""
+    if len(counts) == 1:
+        return [snippets]
     ends = np.cumsum(counts, dtype=np.int64)
     return [
         replace(
@@ -31,6 +33,18 @@ def split(snippets: Snippets, counts: Sequence[int]) -> list[Snippets]:
         )
         for end, count in zip(ends.tolist(), counts, strict=True)
     ]
+
+
+def join(parts: Sequence[Snippets]) -> Snippets:
+    """Put the parts of a stream together."""
+    return replace(
+        parts[0],
+        vectors=np.concatenate([part.vectors for part in parts]),
+        rows=np.concatenate([part.rows for part in parts]),
+        source_ids=np.concatenate([part.source_ids for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+    )
 
 
 def with_dtype(snippets: Snippets, dtype: str) -> Snippets:
@@ -58,15 +72,20 @@ def version_from_message(message: bank_pb2.Version) -> VersionRef:
 
 def snippets_to_message(snippets: Snippets) -> bank_pb2.Snippets:
     """Encode rows."""
-    return bank_pb2.Snippets(
-        version=version_to_message(snippets.version),
-        encoder=snippets.encoder,
-        vectors=to_tensor(snippets.vectors),
-        rows=to_tensor(snippets.rows),
-        source_ids=to_tensor(snippets.source_ids),
-        labels=to_tensor(snippets.labels),
-        weights=to_tensor(snippets.weights),
-    )
+    message = bank_pb2.Snippets()
+    fill_snippets(message, snippets)
+    return message
+
+
+def fill_snippets(message: bank_pb2.Snippets, snippets: Snippets) -> None:
+    """Encode rows into an empty message that is part of an answer: one that is added is copied."""
+    message.version.CopyFrom(version_to_message(snippets.version))
+    message.encoder = snippets.encoder
+    fill_tensor(message.vectors, snippets.vectors)
+    fill_tensor(message.rows, snippets.rows)
+    fill_tensor(message.source_ids, snippets.source_ids)
+    fill_tensor(message.labels, snippets.labels)
+    fill_tensor(message.weights, snippets.weights)
 
 
 def snippets_from_message(message: bank_pb2.Snippets) -> Snippets:

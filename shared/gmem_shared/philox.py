@@ -31,19 +31,26 @@ def philox4x32(counter: Words, key: Words) -> Words:
     Returns:
         uint32 ``(…, 4)``.
     """
-    # Words 0 and 2 are multiplied, words 1 and 3 are not: each pair is one array, in 64 bits.
-    words = np.moveaxis(counter, -1, 0).astype(np.uint64)
-    even, odd = words[0::2], words[1::2]
-    pairs = (2, *(1,) * (words.ndim - 1))
-    multipliers, weyl = (np.array(pair, np.uint64).reshape(pairs) for pair in (MULTIPLIERS, WEYL))
-    padding = (1,) * (words.ndim - key.ndim)
-    keys = np.moveaxis(key, -1, 0).astype(np.uint64).reshape(2, *padding, *key.shape[:-1])
-    for _ in range(ROUNDS):
-        product = multipliers * even
-        even, odd = (product >> _32)[::-1] ^ odd ^ keys, (product & _LOW)[::-1]
-        keys = (keys + weyl) & _LOW
-    block: Words = np.stack([even[0], odd[0], even[1], odd[1]], axis=-1).astype(np.uint32)
-    return block
+    c0, c1, c2, c3 = (counter[..., i] for i in range(4))
+    for k0, k1 in zip(*(_round_keys(key[..., i], WEYL[i]) for i in range(2)), strict=True):
+        low0, high0 = _multiply(c0, MULTIPLIERS[0])
+        low1, high1 = _multiply(c2, MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+    return np.stack([c0, c1, c2, c3], axis=-1)
+
+
+def _round_keys(word: Words, weyl: int) -> Words:
+    """Return one word of the key in every round, ``(10, …)``."""
+    bumps = np.arange(ROUNDS, dtype=np.uint32) * np.uint32(weyl)
+    keys: Words = word + bumps.reshape(ROUNDS, *(1,) * word.ndim)
+    return keys
+
+
+def _multiply(words: Words, factor: int) -> tuple[Words, Words]:
+    """Return the low and the high word of each product, as views of it: no shift, no mask."""
+    product = np.multiply(words[..., np.newaxis], np.uint64(factor), dtype="<u8")
+    halves: Words = product.view("<u4")
+    return halves[..., 0], halves[..., 1]
 
 
 def split64(value: NDArray[np.uint64]) -> tuple[Words, Words]:
@@ -54,3 +61,22 @@ def split64(value: NDArray[np.uint64]) -> tuple[Words, Words]:
 def join64(low: Words, high: Words) -> NDArray[np.uint64]:
     """Join low and high 32-bit words into 64-bit integers."""
     return (high.astype(np.uint64) << _32) | low.astype(np.uint64)
+
+
+def philox64(low: int, high: int, key: int) -> int:
+    """Return the first 64 bits of one block, as `philox4x32` has them, without arrays.
+
+    Args:
+        low: The lower half of the counter.
+        high: The upper half.
+        key: All of the key.
+    """
+    word = 0xFFFFFFFF
+    c0, c1, c2, c3 = low & word, low >> 32, high & word, high >> 32
+    k0, k1 = key & word, key >> 32
+    for _ in range(ROUNDS):
+        product0, product1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
+        c0, c1 = (product1 >> 32) ^ c1 ^ k0, product1 & word
+        c2, c3 = (product0 >> 32) ^ c3 ^ k1, product0 & word
+        k0, k1 = (k0 + WEYL[0]) & word, (k1 + WEYL[1]) & word
+    return c1 << 32 | c0

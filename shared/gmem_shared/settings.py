@@ -102,13 +102,17 @@ class EngineSettings(Section):
     per row gains less than 5% from more."""
 
     max_waiting_rows: int = Field(default=16384, ge=1)
-    """Rows that may wait for a place; beyond, tasks are refused."""
+    """Rows that may wait for a place in one process; beyond, tasks are refused."""
 
     max_steps: int = Field(default=1000, ge=1)
     """Most steps a task may ask for."""
 
     threads: int = Field(default=1, ge=1)
     """CPU threads of one network evaluation; 1 gives bit-identical images in any batch."""
+
+    processes: int | None = Field(default=None, ge=1)
+    """Processes that evaluate, each with ``threads``; 1 is the process that asks itself. By default
+    one per usable core, and one for a GPU."""
 
     modulation_bytes: int = Field(default=256 << 20, ge=1)
     """Memory for the precomputed modulation of the running rows."""
@@ -160,8 +164,19 @@ class GeneratorSettings(Section):
     port: int = Field(default=8000, ge=0, le=65535)
     """HTTP."""
 
+    workers: int = Field(default=1, ge=1)
+    """Processes that share the port; more than one need a backend they can share: Triton."""
+
+    metrics_port: int = Field(default=8010, ge=1, le=65535)
+    """First of the ports of the workers' metrics, one each; a single worker's are at ``/metrics``
+    of its own port."""
+
     bank_source: str = "gmem_bank.local:LocalBank"
-    """Import string of the bank source; ``gmem_shared.clients.bank:BankClient`` for the service."""
+    """Import string of the bank source; ``gmem_shared.clients.bank:BankClient`` for the service.
+
+    ``gmem_bank.local:LocalBank`` maps the banks of the store (``GMEM_STORE__*``) in the front end
+    itself, also when the backend is Triton; it needs the extra ``bank``.
+    """
 
     backend: str = "gmem_model.embedded:EmbeddedBackend"
     """Import string of the engine; ``gmem_generator.triton_backend:TritonBackend`` for Triton."""
@@ -176,7 +191,7 @@ class GeneratorSettings(Section):
     """Most images in one request."""
 
     max_waiting_images: int = Field(default=4096, ge=1)
-    """Images admitted and unfinished; beyond, requests get 429."""
+    """Images admitted and unfinished, of all workers; beyond, requests get 429."""
 
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     """Larger request bodies get 413."""

@@ -47,7 +47,8 @@ GENERATOR_REQUEST_SECONDS = MetricSpec(
 )
 GENERATOR_STAGE_SECONDS = MetricSpec(
     "gmem_generator_stage_seconds",
-    "Time of one request spent in a stage: queue, bank, denoise, decode, encode.",
+    "Time of one request spent in a stage: parse, plan, bank, queue, denoise, decode, handover, "
+    "encode, answer.",
     ("stage",),
     STAGE_SECONDS,
 )

@@ -1,4 +1,4 @@
-"""One store with a model of every family, and one tritonserver over it."""
+"""One store with a model of every family; one tritonserver and one pool of engines over it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from gmem_model.embedded import EmbeddedBackend
 from gmem_shared.store import Store
+from tests.support.backends import engine_pool
 from tests.support.models import publish_families
 from tests.support.triton import TritonServer, running_triton
 
@@ -22,3 +24,12 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 def triton(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     with running_triton(store_url, tmp_path_factory.mktemp("triton")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def pool(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBackend]:
+    """Two engine processes, which take seconds to start; no test starts or closes them."""
+    pool = engine_pool(store_url, tmp_path_factory.mktemp("pool"))
+    pool.start()
+    yield EmbeddedBackend(pool)
+    pool.close()

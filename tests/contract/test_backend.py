@@ -1,9 +1,10 @@
-"""What every backend promises, held by the engine in process and by the one in Triton."""
+"""What every backend promises, held by the engine in process, in a pool and in Triton."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,34 +27,52 @@ from tests.support.backends import (
     PATIENCE_SECONDS,
     embedded_backend,
     images_of,
-    is_ready,
     is_running,
     long_task,
     pixels_of,
+    pool_backend,
+    ready,
     running,
     until,
 )
 from tests.support.engine import make_task
 from tests.support.models import FAMILIES, TEST_ENCODER
 
+KINDS = ["embedded", "pool", pytest.param("triton", marks=pytest.mark.triton)]
 
-@pytest.fixture(
-    params=[
-        pytest.param("embedded", id="embedded"),
-        pytest.param("triton", id="triton", marks=pytest.mark.triton),
-    ]
-)
+
+@pytest.fixture(params=KINDS)
 async def backend(
     request: pytest.FixtureRequest, store_url: str, tmp_path: Path
 ) -> AsyncIterator[Backend]:
-    backend: Backend
-    if request.param == "triton":
-        backend = TritonBackend(request.getfixturevalue("triton").address)
-    else:
-        backend = embedded_backend(store_url, tmp_path)
+    if request.param == "pool":
+        yield await ready(request.getfixturevalue("pool"))
+        return
+    async with opened(request, store_url, tmp_path) as backend:
+        yield backend
+
+
+@pytest.fixture(params=KINDS)
+async def own_backend(
+    request: pytest.FixtureRequest, store_url: str, tmp_path: Path
+) -> AsyncIterator[Backend]:
+    """A backend that no other test needs."""
+    async with opened(request, store_url, tmp_path) as backend:
+        yield backend
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    request: pytest.FixtureRequest, store_url: str, tmp_path: Path
+) -> AsyncIterator[Backend]:
+    makers: dict[str, Callable[[], Backend]] = {
+        "embedded": lambda: embedded_backend(store_url, tmp_path),
+        "pool": lambda: pool_backend(store_url, tmp_path),
+        "triton": lambda: TritonBackend(request.getfixturevalue("triton").address),
+    }
+    backend = makers[request.param]()
     await backend.start()
-    await until(lambda: is_ready(backend))
-    yield backend
+    yield await ready(backend)
     await backend.close()
 
 
@@ -170,9 +189,9 @@ async def test_unknown_models_are_not_described(backend) -> None:
         await backend.describe("nobody")
 
 
-async def test_a_closed_backend_says_so(backend) -> None:
-    await backend.close()
+async def test_a_closed_backend_says_so(own_backend) -> None:
+    await own_backend.close()
     with pytest.raises(NotReadyError):
-        await backend.check()
+        await own_backend.check()
     with pytest.raises(NotReadyError):
-        await images_of(backend, make_task())
+        await images_of(own_backend, make_task())

@@ -16,17 +16,21 @@ from gmem_shared.types import ModelInfo
 from tests.support.backends import (
     embedded_backend,
     images_of,
-    is_ready,
     pixels_of,
+    ready,
     task_for,
-    until,
 )
 from tests.support.fakes import FakeBackend
 
 
-@pytest.fixture(params=["fake", "embedded", pytest.param("triton", marks=pytest.mark.triton)])
+@pytest.fixture(
+    params=["fake", "embedded", "pool", pytest.param("triton", marks=pytest.mark.triton)]
+)
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     backend: Backend
+    if request.param == "pool":
+        yield await ready(request.getfixturevalue("pool"))
+        return
     if request.param == "fake":
         backend = FakeBackend()
     elif request.param == "triton":
@@ -34,8 +38,7 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     else:
         backend = embedded_backend(request.getfixturevalue("store_url"), tmp_path)
     await backend.start()
-    await until(lambda: is_ready(backend))
-    yield backend
+    yield await ready(backend)
     await backend.close()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -22,6 +23,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from prometheus_client import CollectorRegistry
 
 from gmem_bank.local import LocalBank
+from gmem_shared import rpc
 from gmem_shared.clients.bank import BankClient
 from gmem_shared.errors import NotReadyError
 from gmem_shared.proto.bank.v1 import bank_pb2, bank_pb2_grpc
@@ -119,6 +121,22 @@ async def test_health_and_reflection_answer(local: LocalBank) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             status = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
             assert status.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_draw_larger_than_any_message_arrives(store: Store, local: LocalBank) -> None:
+    arrays = banks.features(400)
+    arrays["vectors"] = np.tile(arrays["vectors"], 96)  # as wide as published snippets
+    banks.publish(store, **arrays)
+    spec = DrawSpec(30_000, 1)
+    with banks.grpc_service(local) as server:
+        client = BankClient(f"127.0.0.1:{server.port}", timeout_seconds=60)
+        await client.start()
+        [drawn] = await client.draw("digits", [spec])
+        await client.close()
+    assert drawn.vectors.nbytes > rpc.MESSAGE_BYTES
+    [expected] = await local.draw("digits", [spec])
+    np.testing.assert_array_equal(drawn.rows, expected.rows)
+    np.testing.assert_array_equal(drawn.vectors, expected.vectors)
 
 
 async def test_administration_and_export(store: Store, local: LocalBank) -> None:

@@ -6,21 +6,25 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from prometheus_client import CollectorRegistry
 
 from gmem_model.embedded import EmbeddedBackend
 from gmem_model.engine.host import EngineHost
+from gmem_model.engine.pool.messages import Setup
+from gmem_model.engine.pool.pool import EnginePool
 from gmem_shared.errors import ConflictError, NotReadyError
 from gmem_shared.ports import Backend
-from gmem_shared.settings import EngineSettings
+from gmem_shared.settings import EngineSettings, LogSettings, StoreSettings
 from gmem_shared.store import Store
 from gmem_shared.types import GeneratedImage, GenerationTask, ModelInfo
 from tests.support.engine import make_task
 
 PATIENCE_SECONDS = 90.0
+
+B = TypeVar("B", bound=Backend)
 
 
 def long_task() -> GenerationTask:
@@ -40,6 +44,31 @@ def embedded_backend(
         registry=CollectorRegistry(),
     )
     return EmbeddedBackend(host)
+
+
+def pool_backend(
+    store_url: str, cache_dir: Path, model: str = "tiny", processes: int = 2, **engine: Any
+) -> EmbeddedBackend:
+    """As `embedded_backend`, with the engine in processes of their own."""
+    return EmbeddedBackend(engine_pool(store_url, cache_dir, model, processes, **engine))
+
+
+def engine_pool(
+    store_url: str,
+    cache_dir: Path,
+    model: str = "tiny",
+    processes: int = 2,
+    registry: CollectorRegistry | None = None,
+    **engine: Any,
+) -> EnginePool:
+    """Engine processes over a store that holds ``model``; ``engine`` are settings."""
+    setup = Setup(
+        StoreSettings(url=store_url, cache_dir=cache_dir, poll_seconds=0.1),
+        EngineSettings(**engine),
+        LogSettings(),
+        f"{model}@production",
+    )
+    return EnginePool(setup, processes, registry=registry or CollectorRegistry())
 
 
 def task_for(model: ModelInfo, n: int = 1, **changes: Any) -> GenerationTask:
@@ -80,6 +109,12 @@ async def is_ready(backend: Backend) -> bool:
     except NotReadyError:
         return False
     return True
+
+
+async def ready(backend: B) -> B:
+    """Wait until a backend is ready."""
+    await until(lambda: is_ready(backend))
+    return backend
 
 
 async def is_running(backend: Backend, task_id: str) -> bool:

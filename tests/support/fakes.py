@@ -309,3 +309,9 @@ class FakeBackend:
             denoise_seconds=0.002,
             decode_seconds=0.0005,
         )
+
+
+class SharedFakeBackend(FakeBackend):
+    """One that says it may be shared by several front ends."""
+
+    SHAREABLE = True

@@ -40,10 +40,12 @@ class Served:
 
 
 @contextmanager
-def served(drain_seconds: float = 20.0, **generator: Any) -> Iterator[Served]:
-    """Serve the doubles on a free port; stops at once when the block ends."""
+def served(
+    drain_seconds: float = 20.0, bank: Any = None, backend: Any = None, **generator: Any
+) -> Iterator[Served]:
+    """Serve the doubles, or real parts, on a free port; stops at once when the block ends."""
     registry = CollectorRegistry()
-    bank, backend = FakeBank(), FakeBackend()
+    bank, backend = bank or FakeBank(), backend or FakeBackend()
     app = create_app(settings(**generator), bank, backend, registry)
     announced: list[str] = []
     ready = threading.Event()

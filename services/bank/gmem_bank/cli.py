@@ -187,17 +187,27 @@ def tombstone(
 @app.command()
 def index(
     bank: Bank,
-    factory: Annotated[str, typer.Option(help="HNSW<links>,… or IVF<lists>,…")] = "HNSW32,SQ8",
+    factory: Annotated[
+        str | None, typer.Option(help="HNSW<links>,… or IVF<lists>,…; default: by size")
+    ] = None,
     min_recall: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
     alias: Alias = None,
     message: Message = "",
 ) -> None:
     """Publish a version with an index for searches over many rows."""
     repository, version = _resolve(bank)
-    new = publishing.publish_index(
-        repository, version, factory, min_recall=min_recall, message=message
-    )
+    metadata: Mapping[str, Any] = version.manifest.metadata
+    with progress_bar("rows", metadata["rows"], Console(stderr=True)) as progress:
+        new = publishing.publish_index(
+            repository,
+            version,
+            factory,
+            min_recall=min_recall,
+            message=message,
+            progress=progress,
+        )
     _announce(repository, new, alias)
+    _print_index(new.manifest.metadata)
 
 
 def _store() -> Store:
@@ -236,6 +246,13 @@ def _print_origin(metadata: Mapping[str, Any]) -> None:
         )
     for figure, value in origin.get("labels", {}).items():
         _console.print(f"labels {figure.replace('_', ' ')}: {value}")
+
+
+def _print_index(metadata: Mapping[str, Any]) -> None:
+    index = metadata["index"]
+    _console.print(
+        f"{index['factory']}: recall@10 {index['recall_at_10']} with effort {index['effort']}"
+    )
 
 
 def _print_info(info: BankInfo) -> None:

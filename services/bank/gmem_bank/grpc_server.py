@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from gmem_bank.service import BankService
 from gmem_shared import rpc
 from gmem_shared.bank_messages import (
+    fill_snippets,
     info_to_message,
     neighbours_to_message,
     queries_from_message,
@@ -28,11 +29,12 @@ from gmem_shared.bank_messages import (
 )
 from gmem_shared.errors import GmemError, NotReadyError, OverloadedError
 from gmem_shared.proto.bank.v1 import bank_pb2, bank_pb2_grpc
-from gmem_shared.types import VersionRef
+from gmem_shared.types import Snippets, VersionRef
 
 SERVICE_NAME = bank_pb2.DESCRIPTOR.services_by_name["Bank"].full_name
 
 _QUEUED_PER_WORKER = 256
+_STREAM_RETRY_SECONDS = 5.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -42,12 +44,12 @@ class BankServicer(bank_pb2_grpc.BankServicer):
 
     Args:
         service: Answers the requests.
-        max_exports: Exports at once; each keeps one thread of the pool busy.
+        max_streams: Streams at once; each keeps one thread of the pool busy.
     """
 
-    def __init__(self, service: BankService, max_exports: int) -> None:
+    def __init__(self, service: BankService, max_streams: int) -> None:
         self._service = service
-        self._exports = threading.BoundedSemaphore(max_exports)
+        self._streams = threading.BoundedSemaphore(max_streams)
 
     def Draw(  # noqa: N802
         self, request: bank_pb2.DrawRequest, context: grpc.ServicerContext
@@ -56,8 +58,9 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         with _problems(context):
             specs = [spec_from_message(spec) for spec in request.specs]
             snippets, counts = self._service.draw(request.bank, specs)
-            message = snippets_to_message(with_dtype(snippets, request.dtype))
-            return bank_pb2.DrawResponse(snippets=message, counts=counts)
+            response = bank_pb2.DrawResponse(counts=counts)
+            fill_snippets(response.snippets, with_dtype(snippets, request.dtype))
+            return response
 
     def Gather(  # noqa: N802
         self, request: bank_pb2.GatherRequest, context: grpc.ServicerContext
@@ -65,8 +68,9 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         """Return the named rows in the order asked for."""
         with _problems(context):
             snippets = self._service.gather(request.bank, request.rows)
-            message = snippets_to_message(with_dtype(snippets, request.dtype))
-            return bank_pb2.GatherResponse(snippets=message)
+            response = bank_pb2.GatherResponse()
+            fill_snippets(response.snippets, with_dtype(snippets, request.dtype))
+            return response
 
     def Search(  # noqa: N802
         self, request: bank_pb2.SearchRequest, context: grpc.ServicerContext
@@ -124,21 +128,40 @@ class BankServicer(bank_pb2_grpc.BankServicer):
                 version=version_to_message(version), generation=record.generation
             )
 
+    def StreamDraw(  # noqa: N802
+        self, request: bank_pb2.DrawRequest, context: grpc.ServicerContext
+    ) -> Iterator[bank_pb2.Snippets]:
+        """Draw rows, in parts."""
+        with _problems(context):
+            specs = [spec_from_message(spec) for spec in request.specs]
+            yield from self._stream(self._service.stream_draw(request.bank, specs), request.dtype)
+
+    def StreamGather(  # noqa: N802
+        self, request: bank_pb2.GatherRequest, context: grpc.ServicerContext
+    ) -> Iterator[bank_pb2.Snippets]:
+        """Return the named rows, in parts."""
+        with _problems(context):
+            parts = self._service.stream_gather(request.bank, request.rows)
+            yield from self._stream(parts, request.dtype)
+
     def Export(  # noqa: N802
         self, request: bank_pb2.ExportRequest, context: grpc.ServicerContext
     ) -> Iterator[bank_pb2.Snippets]:
         """Stream all rows of a version in row order."""
         with _problems(context):
-            if not self._exports.acquire(blocking=False):
-                raise OverloadedError(
-                    "as many exports as are allowed are running; ask again when one has ended",
-                    retry_after_seconds=5.0,
-                )
-            try:
-                for part in self._service.export(request.bank):
-                    yield snippets_to_message(with_dtype(part, request.dtype))
-            finally:
-                self._exports.release()
+            yield from self._stream(self._service.export(request.bank), request.dtype)
+
+    def _stream(self, parts: Iterator[Snippets], dtype: str) -> Iterator[bank_pb2.Snippets]:
+        if not self._streams.acquire(blocking=False):
+            raise OverloadedError(
+                "as many streams as are allowed are running; ask again when one has ended",
+                retry_after_seconds=_STREAM_RETRY_SECONDS,
+            )
+        try:
+            for part in parts:
+                yield snippets_to_message(with_dtype(part, dtype))
+        finally:
+            self._streams.release()
 
 
 class GrpcServer:
@@ -157,7 +180,7 @@ class GrpcServer:
     ) -> None:
         self._server = rpc.server(pool, max_concurrent=workers * _QUEUED_PER_WORKER)
         bank_pb2_grpc.add_BankServicer_to_server(
-            BankServicer(service, max_exports=max(1, workers // 2)), self._server
+            BankServicer(service, max_streams=max(1, workers // 2)), self._server
         )
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

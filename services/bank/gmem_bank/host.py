@@ -133,6 +133,14 @@ class BankHost:
                     found.append(f"{name}@{alias}: {target.error.detail}")
         return found
 
+    def is_open(self, bank: str) -> bool:
+        """Whether `resolve` answers without asking the store."""
+        reference = Reference.parse(bank)
+        return (
+            reference.selector in self._targets.get(reference.name, {})
+            or self._snapshots.find(reference.name, reference.selector) is not None
+        )
+
     def resolve(self, bank: str) -> Snapshot:
         """Return the one snapshot that answers a request.
 
@@ -231,8 +239,11 @@ class BankHost:
             return Target(kept, error)
 
     def _open(self, version: Version) -> Snapshot:
+        repository = self._store.repository("banks", version.name)
+        # Nobody waits for a swap, while those that are served need the other cores.
+        cores = 1 if any(self._default_targets()) else None
         try:
-            snapshot = open_snapshot(self._store.repository("banks", version.name), version)
+            snapshot = open_snapshot(repository, version, cores=cores)
         except CorruptVersionError as error:
             self._failures.labels(version.name).inc()
             _log.error("bank.version.refused", version=str(version.ref), error=error.detail)

@@ -107,7 +107,7 @@ async def draw(source: Bank, bank: Reference, body: DrawBody, request: Request) 
 @_banks.post("/{bank}/gather", response_model=SnippetsAnswer, responses=_ROWS)
 async def gather(source: Bank, bank: Reference, body: GatherBody, request: Request) -> Response:
     """Return the named rows in the order asked for."""
-    snippets = await source.gather(bank, body.rows)
+    snippets = await source.run(source.service.gather, bank, body.rows)
     return await source.run(_rows, request, snippets, [len(snippets)])
 
 

@@ -24,12 +24,16 @@ from gmem_shared.types import BankInfo, DrawSpec, Neighbours, Snippets
 
 Result = TypeVar("Result")
 
+INLINE_ROWS = 16
+"""Drawn at once: a thread would take longer to begin."""
+
 
 class LocalBank:
     """Serves banks straight from their mapped files.
 
-    The work runs on a bounded pool of threads, so the event loop never waits for a disk, and a
-    search uses one core.
+    The work runs on a bounded pool of threads, so the event loop does not wait for a disk, and a
+    search uses one core. Draws of a few rows of an open version are the exception: a page or two
+    that is not in memory is soon read.
 
     Args:
         store: Where the versions are.
@@ -79,11 +83,14 @@ class LocalBank:
 
     async def draw(self, bank: str, specs: Sequence[DrawSpec]) -> list[Snippets]:
         """Draw rows for several requests at once, all from one and the same version."""
-        return split(*await self.run(self.service.draw, bank, specs))
+        draw = partial(self.service.draw, unary=False)
+        if sum(spec.count for spec in specs) <= INLINE_ROWS and self.host.is_open(bank):
+            return split(*draw(bank, specs))
+        return split(*await self.run(draw, bank, specs))
 
     async def gather(self, bank: str, rows: Sequence[int]) -> Snippets:
         """Return the named rows in the order asked for."""
-        return await self.run(self.service.gather, bank, rows)
+        return await self.run(partial(self.service.gather, unary=False), bank, rows)
 
     async def search(
         self,

@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from gmem_bank.index import build_index, library_version, measure_recall, write_index
+from gmem_bank.index import (
+    build_index,
+    library_version,
+    measure_effort,
+    plan_index,
+    write_index,
+)
 from gmem_shared.bank_format import INDEX, open_bank, write_bank
+from gmem_shared.bank_rows import Progress
 from gmem_shared.class_names import read_class_names
 from gmem_shared.errors import InvalidRequestError, OutOfRangeError
 from gmem_shared.store import Repository, Version
@@ -83,17 +90,32 @@ def publish_features(
 
 
 def publish_index(
-    repository: Repository, version: Version, factory: str, *, min_recall: float, message: str
+    repository: Repository,
+    version: Version,
+    factory: str | None = None,
+    *,
+    min_recall: float,
+    message: str,
+    progress: Progress = lambda rows: None,
 ) -> Version:
-    """Publish the same rows with an index; its measured recall goes into the manifest.
+    """Publish the same rows with an index; its measured effort and recall go into the manifest.
+
+    Args:
+        repository: The bank.
+        version: The rows.
+        factory: Kind of index; default: what suits the number of rows.
+        min_recall: The index tries as hard as this takes.
+        message: For the log of versions.
+        progress: Told the number of rows indexed since it was told last.
 
     Raises:
         InvalidRequestError: The factory string is not among those served.
-        OutOfRangeError: The index finds fewer true neighbours than ``min_recall``.
+        OutOfRangeError: With the greatest effort it finds fewer true neighbours.
     """
     data = open_bank(repository.open(version))
-    index = build_index(data, factory)
-    recall = measure_recall(data, index, _RECALL_QUERIES)
+    factory = factory or plan_index(len(data))
+    index = build_index(data, factory, progress)
+    effort, recall = measure_effort(data, index, _RECALL_QUERIES, min_recall=min_recall)
     if recall < min_recall:
         raise OutOfRangeError(
             f"expected recall@10 >= {min_recall}, measured {recall:.4f} with {factory!r}; "
@@ -102,6 +124,7 @@ def publish_index(
     description = {
         "factory": factory,
         "faiss": library_version(),
+        "effort": effort,
         "recall_at_10": round(recall, 4),
         "queries": min(_RECALL_QUERIES, len(data)),
     }

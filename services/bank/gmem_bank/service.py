@@ -22,7 +22,7 @@ from gmem_shared.types import BankInfo, DrawSpec, Neighbours, Reference, Snippet
 
 MAX_NEIGHBOURS = 1000
 MAX_QUERIES = 1024
-EXPORT_BYTES = 1 << 20
+PART_BYTES = 1 << 20
 
 _ROW_OVERHEAD_BYTES = 28  # row, source id, label, weight
 
@@ -52,8 +52,15 @@ class BankService:
         self._rows = telemetry.BANK_ROWS.counter(registry)
         self._short_searches = telemetry.BANK_INEXACT_SEARCHES.counter(registry)
 
-    def draw(self, bank: str, specs: Sequence[DrawSpec]) -> tuple[Snippets, list[int]]:
+    def draw(
+        self, bank: str, specs: Sequence[DrawSpec], *, unary: bool = True
+    ) -> tuple[Snippets, list[int]]:
         """Draw for several requests at once.
+
+        Args:
+            bank: Where from.
+            specs: What; all from one version.
+            unary: Whether the answer must fit one message.
 
         Returns:
             All rows, one request after another, and the number of rows of each.
@@ -65,14 +72,22 @@ class BankService:
         """
         with self._observed("draw"):
             snapshot = self.host.resolve(bank)
-            counts = [spec.count for spec in specs]
-            if not counts or min(counts) < 1:
-                raise OutOfRangeError("specs: expected at least one, each with count >= 1")
-            self._check_rows(snapshot, sum(counts))
-            return self._take(snapshot, draw_rows(snapshot.data, specs)), counts
+            rows = self._drawn(snapshot, specs, unary=unary)
+            return self._take(snapshot, rows), [spec.count for spec in specs]
 
-    def gather(self, bank: str, rows: Sequence[int]) -> Snippets:
+    def stream_draw(self, bank: str, specs: Sequence[DrawSpec]) -> Iterator[Snippets]:
+        """As `draw`, in parts of about 1 MiB."""
+        with self._observed("stream_draw"):
+            snapshot = self.host.resolve(bank)
+            yield from self._parts(snapshot, self._drawn(snapshot, specs, unary=False))
+
+    def gather(self, bank: str, rows: Sequence[int], *, unary: bool = True) -> Snippets:
         """Return the named rows in the order asked for.
+
+        Args:
+            bank: Where from.
+            rows: Row numbers.
+            unary: Whether the answer must fit one message.
 
         Raises:
             UnknownRowError: The version has no such row, or it was deleted.
@@ -80,10 +95,13 @@ class BankService:
         """
         with self._observed("gather"):
             snapshot = self.host.resolve(bank)
-            self._check_rows(snapshot, len(rows))
-            if any(not -(1 << 63) <= row < 1 << 63 for row in rows):
-                raise InvalidRequestError("rows: expected 64-bit integers")
-            return self._take(snapshot, np.asarray(rows, np.int64))
+            return self._take(snapshot, self._named(snapshot, rows, unary=unary))
+
+    def stream_gather(self, bank: str, rows: Sequence[int]) -> Iterator[Snippets]:
+        """As `gather`, in parts of about 1 MiB; an unknown row ends the stream where it stands."""
+        with self._observed("stream_gather"):
+            snapshot = self.host.resolve(bank)
+            yield from self._parts(snapshot, self._named(snapshot, rows, unary=False))
 
     def search(
         self,
@@ -160,22 +178,44 @@ class BankService:
         """Yield every row that was not deleted, in row order, in parts of about 1 MiB."""
         with self._observed("export"):
             snapshot = self.host.resolve(bank)
-            step = max(1, EXPORT_BYTES // _row_bytes(snapshot))
-            for start in range(0, len(snapshot.data), step):
-                rows = np.arange(start, min(start + step, len(snapshot.data)))
-                yield self._take(snapshot, rows[~snapshot.data.tombstoned(rows)])
+            rows = np.arange(len(snapshot.data))
+            yield from self._parts(snapshot, rows[~snapshot.data.tombstoned(rows)])
+
+    def _drawn(
+        self, snapshot: Snapshot, specs: Sequence[DrawSpec], *, unary: bool
+    ) -> NDArray[np.int64]:
+        counts = [spec.count for spec in specs]
+        if not counts or min(counts) < 1:
+            raise OutOfRangeError("specs: expected at least one, each with count >= 1")
+        self._check_rows(snapshot, sum(counts), unary=unary)
+        return draw_rows(snapshot.data, specs)
+
+    def _named(self, snapshot: Snapshot, rows: Sequence[int], *, unary: bool) -> NDArray[np.int64]:
+        self._check_rows(snapshot, len(rows), unary=unary)
+        try:
+            return np.fromiter(rows, np.int64, len(rows))
+        except OverflowError as error:
+            raise InvalidRequestError("rows: expected 64-bit integers") from error
+
+    def _parts(self, snapshot: Snapshot, rows: NDArray[np.int64]) -> Iterator[Snippets]:
+        step = max(1, PART_BYTES // _row_bytes(snapshot))
+        for start in range(0, len(rows), step):
+            yield self._take(snapshot, rows[start : start + step])
 
     def _take(self, snapshot: Snapshot, rows: NDArray[np.int64]) -> Snippets:
         snippets = snapshot.data.take(rows)
         self._rows.inc(len(rows))
         return snippets
 
-    def _check_rows(self, snapshot: Snapshot, count: int) -> None:
-        limit = min(self._max_rows, UNARY_BYTES // _row_bytes(snapshot))
+    def _check_rows(self, snapshot: Snapshot, count: int, *, unary: bool) -> None:
+        limit = self._max_rows
+        if unary:
+            limit = min(limit, UNARY_BYTES // _row_bytes(snapshot))
         if count > limit:
             raise TooLargeError(
                 f"expected at most {limit} rows of bank {snapshot.version} in one answer, "
-                f"found {count}; split the request by offset, or use Export for a whole bank"
+                f"found {count}; split the request by offset, stream it (StreamDraw, "
+                f"StreamGather), or use Export for a whole bank"
             )
 
     @contextmanager

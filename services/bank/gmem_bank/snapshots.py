@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakSet
 
 from gmem_bank.index import Searcher
@@ -37,12 +38,17 @@ class Snapshot:
         return self.data.version
 
 
-def open_snapshot(repository: Repository, version: Version) -> Snapshot:
-    """Verify and map a version; raises `CorruptVersionError`."""
-    opened = repository.open(version)
+def open_snapshot(
+    repository: Repository, version: Version, *, cores: int | None = None
+) -> Snapshot:
+    """Verify a version, on all cores by default, and map it; raises `CorruptVersionError`."""
+    opened = repository.open(version, cores=cores)
     data = open_bank(opened)
-    index = opened.path(INDEX) if INDEX in version.manifest.files else None
-    return Snapshot(data, Searcher(data, index))
+    if INDEX not in version.manifest.files:
+        return Snapshot(data, Searcher(data))
+    metadata: Mapping[str, Any] = version.manifest.metadata
+    effort = metadata.get("index", {}).get("effort")
+    return Snapshot(data, Searcher(data, opened.path(INDEX), effort=effort))
 
 
 class SnapshotCache:

@@ -1,16 +1,24 @@
-"""Admission: a bounded number of unfinished images, and an honest answer when it is reached."""
+"""Admission: a bounded number of unfinished images, and an honest answer when it is reached.
+
+Who is refused is told when to come back, and finds room then: put-off work has a time each, one
+after the other at the pace of the engine, and while there is any, newcomers get only half of the
+places. They always get these, so that the engine works on although nobody comes back.
+"""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 from gmem_generator.metrics import Metrics
+from gmem_generator.promises import Promises
 from gmem_shared.errors import OverloadedError
 
 _HALF_LIFE_SECONDS = 10.0
+
+_FREE = 0.75
+"""Put-off work begins when so much of the places is taken: a margin for a pace misjudged."""
 
 
 class Throughput:
@@ -55,36 +63,38 @@ class Admission:
 
     def __init__(self, limit: int, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._limit = limit
-        self._metrics = metrics
         self._clock = clock
         self._throughput = Throughput()
+        self._promises = Promises(clock)
         self._steps: Counter[Hashable] = Counter()  # of unfinished images, by kind
         self._evaluations_per_step: dict[Hashable, float] = {}  # learnt: a Heun step costs two
         self._busy_since = 0.0
         self.images = 0
         """Images admitted and not yet finished."""
+        metrics.images_waiting.set_function(lambda: self.images)
+        metrics.backlog_seconds.set_function(lambda: self.backlog_seconds)
 
     @property
     def backlog_seconds(self) -> float:
         """Estimated time to finish what was admitted; 0 while nothing was measured."""
         return self._throughput.seconds(
-            sum(
-                steps * self._evaluations_per_step.get(kind, 1.0)
-                for kind, steps in self._steps.items()
-            )
+            sum(self._evaluations(steps, kind) for kind, steps in self._steps.items())
         )
 
     @contextmanager
-    def admit(self, images: int, steps: int, kind: Hashable) -> Iterator[Ticket]:
+    def admit(
+        self, images: int, steps: int, kind: Hashable, request: Hashable = None
+    ) -> Iterator[Ticket]:
         """Hold a place for ``images`` until each is finished or the block ends.
 
-        Images of one ``kind`` need equally many evaluations per step.
+        Images of one ``kind`` need equally many evaluations per step. ``request`` is what is asked
+        for: a client who was refused is known by it when it comes back.
 
         Raises:
-            OverloadedError: The queue is full; says when there will be room.
+            OverloadedError: There is no room; says when there will be.
         """
-        if self.images + images > self._limit:
-            raise self._overloaded(images)
+        if self.images + images > self._room(request):
+            raise self._overloaded(images, self._evaluations(images * steps, kind), request)
         if self.images == 0:
             self._busy_since = self._clock()
         ticket = Ticket(self, images, steps, kind)
@@ -106,14 +116,22 @@ class Admission:
     def _change(self, ticket: Ticket, images: int) -> None:
         self.images += images
         self._steps[ticket.kind] += images * ticket.steps
-        self._metrics.images_waiting.set(self.images)
-        self._metrics.backlog_seconds.set(self.backlog_seconds)
 
-    def _overloaded(self, images: int) -> OverloadedError:
-        excess = self.images + images - self._limit
-        wait = max(1.0, self.backlog_seconds * min(1.0, excess / max(self.images, 1)))
+    def _evaluations(self, steps: int, kind: Hashable) -> float:
+        return steps * self._evaluations_per_step.get(kind, 1.0)
+
+    def _room(self, request: Hashable) -> int:
+        """Return how many images may be unfinished with those of a request."""
+        if not self._promises.any or self._promises.keep(request):
+            return self._limit
+        return max(1, self._limit // 2)
+
+    def _overloaded(self, images: int, work: float, request: Hashable) -> OverloadedError:
+        excess = max(0.0, self.images + images - _FREE * self._limit)
+        earliest = self.backlog_seconds * min(1.0, excess / max(self.images, 1))
+        wait = self._promises.make(request, self._throughput.seconds(work), earliest)
         return OverloadedError(
-            f"expected at most {self._limit} unfinished images, found {self.images} and "
-            f"{images} more asked for; try again in {math.ceil(wait)} s or ask for fewer",
+            f"expected at most {self._limit} unfinished images, found {self.images}, those that "
+            f"were put off, and {images} more asked for; try again in {wait} s or ask for fewer",
             retry_after_seconds=wait,
         )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
+from collections.abc import Iterator
 
 from starlette.responses import Response
 
+from gmem_generator.breath import Breath
 from gmem_generator.images import grid, png
 from gmem_generator.negotiation import JSON, PNG
+from gmem_generator.parts import PartsResponse
 from gmem_generator.pipeline import FinishedImage, Result
 from gmem_generator.provenance import png_text
-from gmem_generator.schemas import Completed, GenerateAnswer, ImageAnswer, Timings, Usage, Version
+from gmem_generator.schemas import Completed, ImageAnswer, Timings, Usage, Version
 from gmem_shared.types import VersionRef
 
 
@@ -29,7 +33,7 @@ def image_answer(image: FinishedImage) -> ImageAnswer:
         class_label=origin.class_label,
         class_name=origin.class_name,
         snippets=[] if origin.snippet is None else [origin.snippet],
-        replay=origin.token.encode(),
+        replay=origin.replay,
     )
 
 
@@ -40,7 +44,7 @@ def completed(result: Result) -> Completed:
         bank=None if result.plan.bank is None else version(result.plan.bank),
         model=version(result.plan.model.version),
         usage=Usage(network_evaluations=result.evaluations),
-        timings_ms=result.timings,
+        timings_ms=result.watch.timings(),
     )
 
 
@@ -49,18 +53,24 @@ def version(ref: VersionRef) -> Version:
     return Version(name=ref.name, seq=ref.seq, digest=ref.digest)
 
 
-def as_json(result: Result) -> Response:
-    """Answer with `GenerateAnswer`."""
+async def as_json(result: Result) -> Response:
+    """Answer with `GenerateAnswer`, written image by image so that a long one blocks nobody."""
+    breathe = Breath(time.monotonic)
+    images = []
+    for image in result.images:
+        images.append(image_answer(image).model_dump_json().encode())
+        await breathe()
+    result.watch.lap("answer")
     head = completed(result)
-    answer = GenerateAnswer(
-        id=head.id,
-        bank=head.bank,
-        model=head.model,
-        images=[image_answer(image) for image in result.images],
-        usage=head.usage,
-        timings_ms=head.timings_ms,
-    )
-    return Response(answer.model_dump_json(), media_type=JSON, headers=_headers(result))
+    before = head.model_dump_json(include={"id", "bank", "model"}).encode()
+    after = head.model_dump_json(include={"usage", "timings_ms"}).encode()
+    parts = [before[:-1], b',"images":[', *_separated(images), b"],", after[1:]]
+    return PartsResponse(parts, media_type=JSON, headers=_headers(result, head.timings_ms))
+
+
+def _separated(images: list[bytes]) -> Iterator[bytes]:
+    for number, image in enumerate(images):
+        yield b"," + image if number else image
 
 
 async def as_png(result: Result) -> Response:
@@ -69,7 +79,8 @@ async def as_png(result: Result) -> Response:
         content = result.images[0].png
     else:
         content = await asyncio.to_thread(_grid_png, result.images)
-    return Response(content, media_type=PNG, headers=_headers(result))
+    result.watch.lap("answer")
+    return Response(content, media_type=PNG, headers=_headers(result, result.watch.timings()))
 
 
 def _grid_png(images: tuple[FinishedImage, ...]) -> bytes:
@@ -78,11 +89,11 @@ def _grid_png(images: tuple[FinishedImage, ...]) -> bytes:
     return png(grid([image.pixels for image in images]), text)
 
 
-def _headers(result: Result) -> dict[str, str]:
+def _headers(result: Result, timings: Timings) -> dict[str, str]:
     plan = result.plan
     facts = {
         "Cache-Control": "no-store",
-        "Server-Timing": server_timing(result.timings),
+        "Server-Timing": server_timing(timings),
         "X-Gmem-Id": result.id,
         "X-Gmem-Model": str(plan.model.version),
         "X-Gmem-Seed": str(plan.seed),
@@ -98,4 +109,4 @@ def _headers(result: Result) -> dict[str, str]:
 
 def server_timing(timings: Timings) -> str:
     """Write timings as a ``Server-Timing`` header; browsers show it beside the request."""
-    return ", ".join(f"{stage};dur={ms}" for stage, ms in timings.model_dump().items())
+    return ", ".join([f"{stage};dur={ms}" for stage, ms in timings.__dict__.items()])

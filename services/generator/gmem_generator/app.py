@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from gmem_generator import openapi, problems
 from gmem_generator.admission import Admission
+from gmem_generator.body import JsonRoute
+from gmem_generator.direct import Direct
 from gmem_generator.drawing import Drawer
 from gmem_generator.lifecycle import Drain
 from gmem_generator.memo import Memo
@@ -87,16 +89,19 @@ def create_app(
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.drain, app.state.readiness = drain, readiness
-    app.add_middleware(RequestScope, metrics=metrics)
     problems.install(app)
     openapi.install(app, num_images=max_images, num_steps=settings.engine.max_steps)
     generating = generate.router(pipeline, metrics, ours.max_body_bytes)
     app.include_router(generating)
     app.include_router(generating, prefix="/v1", include_in_schema=False)
+    operations = [route for route in generating.routes if isinstance(route, JsonRoute)]
+    paths = {f"{prefix}{route.path}": route for prefix in ("", "/v1") for route in operations}
+    app.add_middleware(Direct, routes=paths)
+    app.add_middleware(RequestScope, metrics=metrics)
     app.include_router(
         reads.router(bank, backend, banks, resolver, default_model=ours.default_model)
     )
-    app.include_router(health.router(readiness, metrics))
+    app.include_router(health.router(readiness, metrics, workers=ours.workers))
     app.include_router(page.router())
     app.router.routes.append(page.assets())
     return app

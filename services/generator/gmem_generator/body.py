@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -20,18 +22,12 @@ _EXACT = 2.0**53  # beyond, a float no longer says which integer was meant
 _MAX_BRACKETS = 100  # three are meaningful; so the parser's recursion is bounded beforehand
 
 
-class JsonRequest(Request):
-    """A request whose body was read and parsed by the rules of this module."""
-
-    document: Any
-
-    async def json(self) -> Any:
-        """Return the parsed body."""
-        return self.document
-
-
 class JsonRoute(APIRoute):
-    """A route that reads its body by the rules of this module, before anything else sees it."""
+    """A route of ``endpoint(request, body)`` whose body is read by the rules of this module.
+
+    FastAPI describes the operation. It does not run it: there is one body and no dependency, and
+    solving for those takes longer than all the rest of a request (docs/performance/front-end.md).
+    """
 
     max_bytes: ClassVar[int]
 
@@ -41,24 +37,28 @@ class JsonRoute(APIRoute):
         return type(cls.__name__, (cls,), {"max_bytes": max_bytes})
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap FastAPI's handler.
+        """Return what answers a request.
 
         Raises:
             HTTPException: 415, the body is not said to be JSON.
             TooLargeError: The body exceeds the limit; no more than that is ever read.
             InvalidRequestError: The body is not JSON.
+            RequestValidationError: It is not the JSON that the endpoint's annotation asks for.
         """
-        handle = super().get_route_handler()
-        max_bytes = self.max_bytes
+        endpoint, max_bytes = self.endpoint, self.max_bytes
+        adapter = TypeAdapter(get_type_hints(endpoint, include_extras=True)["body"])
 
-        async def handle_json(request: Request) -> Response:
+        async def handle(request: Request) -> Response:
             _require_json(request)
-            strict = JsonRequest(request.scope, request.receive)
-            strict._body = await _read(request, max_bytes)
-            strict.document = parse(strict._body)
-            return await handle(strict)
+            document = parse(await _read(request, max_bytes))
+            try:
+                body = adapter.validate_python(document)
+            except ValidationError as error:
+                raise RequestValidationError(_in_body(error)) from error
+            response: Response = await endpoint(request, body)
+            return response
 
-        return handle_json
+        return handle
 
 
 def parse(body: bytes) -> Any:
@@ -108,6 +108,11 @@ def _number(text: str) -> int | float:
 
 def _not_finite(text: str) -> None:
     raise InvalidRequestError(f"expected finite numbers, found {text[:40]}")
+
+
+def _in_body(error: ValidationError) -> list[dict[str, Any]]:
+    found = error.errors(include_url=False)
+    return [{**details, "loc": ("body", *details["loc"])} for details in found]
 
 
 def _require_json(request: Request) -> None:

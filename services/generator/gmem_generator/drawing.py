@@ -36,6 +36,8 @@ class Drawer:
 
     async def draw(self, bank: str, spec: DrawSpec) -> Snippets:
         """Draw rows, together with whoever else wants rows of ``bank`` now."""
+        if bank not in self._turns and not self._window_seconds:
+            return await self._draw_alone(bank, spec)
         batch = self._gathering.get(bank)
         if batch is None:
             batch = self._gathering[bank] = _Batch()
@@ -71,6 +73,13 @@ class Drawer:
             "drawn; exclude fewer",
             errors=[{"field": "memory.exclude", "message": "leaves too few rows"}],
         )
+
+    async def _draw_alone(self, bank: str, spec: DrawSpec) -> Snippets:
+        """Draw without a task of its own, while nobody else does; who comes meanwhile waits."""
+        turn = self._turns[bank] = asyncio.Lock()
+        async with turn:
+            self._metrics.draw_requests.observe(1)
+            return (await self._bank.draw(bank, (spec,)))[0]
 
     async def _answer(self, bank: str, batch: _Batch) -> list[Snippets]:
         turn = self._turns.setdefault(bank, asyncio.Lock())

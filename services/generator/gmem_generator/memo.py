@@ -39,7 +39,7 @@ class Memo(Generic[T]):
             self._entries[key] = (self._clock() + self._seconds, task)
             if len(self._entries) > _MAX_ENTRIES:
                 del self._entries[next(iter(self._entries))]
-        return await asyncio.shield(task)
+        return task.result() if task.done() else await asyncio.shield(task)
 
     async def _call(self, key: str) -> T:
         return await self._fetch(key)

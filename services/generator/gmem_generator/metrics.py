@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry
 
+from gmem_generator.stopwatch import STAGES
 from gmem_shared import telemetry
 
 
@@ -22,3 +25,10 @@ class Metrics:
         self.draw_requests = telemetry.GENERATOR_DRAW_REQUESTS.histogram(registry)
         self.cancelled = telemetry.GENERATOR_CANCELLED.counter(registry)
         self.ready = telemetry.GENERATOR_READY.gauge(registry)
+        self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
+
+    def observe_stages(self, seconds: Mapping[str, float]) -> None:
+        """Record where the time of a request went; a stage that was not entered is left out."""
+        for stage, spent in seconds.items():
+            if spent:
+                self._stages[stage].observe(spent)

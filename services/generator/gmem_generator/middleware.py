@@ -8,7 +8,7 @@ import time
 import uuid
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gmem_generator.metrics import Metrics
@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-SECURITY_HEADERS = {
+_SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -32,6 +32,12 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_RAW_HEADERS = [
+    (name.lower().encode(), value.encode()) for name, value in _SECURITY_HEADERS.items()
+]
+
+STARTED = "gmem.started"
+"""Member of the scope: when the request came in, ``time.monotonic`` seconds."""
 
 
 class RequestScope:
@@ -49,14 +55,14 @@ class RequestScope:
         offered = Headers(scope=scope).get("x-request-id", "")
         request_id = offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
         status = 0
-        started = time.perf_counter()
+        started = scope[STARTED] = time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers.update({"X-Request-Id": request_id, **SECURITY_HEADERS})
+                identity = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message["headers"], identity, *_RAW_HEADERS]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -69,7 +75,7 @@ class RequestScope:
                 error = InternalError("the server failed on this request; its log has the details")
                 await of_error(error)(scope, receive, send_with_headers)
             finally:
-                self._account(scope, status, time.perf_counter() - started)
+                self._account(scope, status, time.monotonic() - started)
 
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")

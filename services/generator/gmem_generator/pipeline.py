@@ -10,14 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmem_generator.admission import Admission, Ticket
+from gmem_generator.breath import Breath
 from gmem_generator.drawing import Drawer
 from gmem_generator.images import Pixels, encode
 from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
-from gmem_generator.plan import Plan, pinned
+from gmem_generator.plan import BankQuery, Plan, pinned
 from gmem_generator.provenance import Provenance, png_text, provenance
 from gmem_generator.resolve import Resolver
-from gmem_generator.schemas import GenerateRequest, ReplayRequest, Timings
+from gmem_generator.schemas import GenerateRequest, ReplayRequest
 from gmem_generator.stopwatch import Stopwatch
 from gmem_shared.errors import DeadlineExceededError, InternalError
 from gmem_shared.ports import Backend, BankSource
@@ -43,7 +44,7 @@ class Result:
     plan: Plan
     images: tuple[FinishedImage, ...]
     evaluations: int
-    timings: Timings
+    watch: Stopwatch
 
 
 class Pipeline:
@@ -80,6 +81,7 @@ class Pipeline:
     async def run(
         self,
         request: GenerateRequest | ReplayRequest,
+        watch: Stopwatch,
         deliver: Callable[[FinishedImage], None] = lambda _: None,
     ) -> Result:
         """Make the images; ``deliver`` gets each as it finishes, the result has all in order.
@@ -89,16 +91,21 @@ class Pipeline:
         Raises:
             GmemError: The request is refused, fails, or exceeds its deadline.
         """
-        watch = Stopwatch(self._clock)
+        watch.lap("parse")
         seconds = (request.deadline_ms or self._default_deadline_ms) / 1000
+        end = self._clock() + seconds
         try:
             async with self._drain.work(seconds):
                 plan = await self._resolver.plan(request)
                 kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
-                with self._admission.admit(len(plan.indices), plan.steps, kind) as ticket:
-                    with watch.stage("bank"):
-                        snippets = await self._snippets(plan)
-                    task = _task(plan, snippets, seconds - watch.total)
+                asked = request.model_dump_json()
+                with self._admission.admit(len(plan.indices), plan.steps, kind, asked) as ticket:
+                    watch.lap("plan")
+                    snippets = None
+                    if plan.query is not None:
+                        snippets = await self._snippets(plan, plan.query)
+                        watch.lap("bank")
+                    task = _task(plan, snippets, end - self._clock())
                     names = {info.id: info.name for info in plan.classes}
                     job = _Job(plan, names, snippets, task, ticket, watch, deliver)
                     images = await self._generate(job)
@@ -106,13 +113,12 @@ class Pipeline:
             self._metrics.cancelled.labels("deadline").inc()
             raise
         evaluations = sum(image.evaluations for image in images)
-        self._account(plan, evaluations, watch)
-        return Result(task.id, plan, images, evaluations, watch.timings())
+        self._metrics.images.inc(len(images))
+        self._metrics.evaluations.inc(evaluations)
+        self._metrics.observe_stages(watch.seconds)
+        return Result(task.id, plan, images, evaluations, watch)
 
-    async def _snippets(self, plan: Plan) -> Snippets | None:
-        query = plan.query
-        if query is None:
-            return None
+    async def _snippets(self, plan: Plan, query: BankQuery) -> Snippets:
         bank = pinned(query.bank.version)
         if query.rows is not None:
             return await self._bank.gather(bank, query.rows)
@@ -123,23 +129,19 @@ class Pipeline:
 
     async def _generate(self, job: _Job) -> tuple[FinishedImage, ...]:
         finished: dict[int, FinishedImage] = {}
+        breathe = Breath(self._clock)
         async with aclosing(self._backend.generate(job.task)) as made:  # closing stops the engine
             async for image in made:
+                job.watch.waited(image)
                 job.ticket.finished(image.evaluations)
-                job.watch.engine(image)
-                with job.watch.stage("encode"):
-                    finished[image.position] = await _encode(job, image)
+                finished[image.position] = await _encode(job, image)
                 job.deliver(finished[image.position])
+                job.watch.lap("encode")
+                await breathe()
+        job.watch.waited()
         if len(finished) < len(job.task):
             raise InternalError(f"expected {len(job.task)} images, found {len(finished)}")
         return tuple(finished[position] for position in sorted(finished))
-
-    def _account(self, plan: Plan, evaluations: int, watch: Stopwatch) -> None:
-        self._metrics.images.inc(len(plan.indices))
-        self._metrics.evaluations.inc(evaluations)
-        for stage, seconds in watch.seconds.items():
-            if stage != "bank" or plan.query is not None:
-                self._metrics.stage_seconds.labels(stage).observe(seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,24 +61,27 @@ def of_status(error: HTTPException) -> ProblemResponse:
     return ProblemResponse(problem, error.headers)
 
 
+def answer(request: Request, error: Exception) -> Response:
+    """Answer with whatever a route or the router can raise."""
+    match error:
+        case GmemError():
+            return of_error(error)
+        case RequestValidationError():
+            return of_error(to_error(error))
+        case HTTPException():
+            return of_status(_explained(request, error))
+        case _:
+            raise error
+
+
 def install(app: FastAPI) -> None:
-    """Register the handlers for every exception a route or the router can raise."""
+    """Register the handler for every exception that `answer` knows."""
 
-    async def on_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, GmemError)  # noqa: S101 (the registration says so)
-        return of_error(error)
+    async def handle(request: Request, error: Exception) -> Response:
+        return answer(request, error)
 
-    async def on_status(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101
-        return of_status(_explained(request, error))
-
-    async def on_invalid(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101
-        return of_error(to_error(error))
-
-    app.add_exception_handler(GmemError, on_error)
-    app.add_exception_handler(HTTPException, on_status)
-    app.add_exception_handler(RequestValidationError, on_invalid)
+    for kind in (GmemError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, handle)
 
 
 def _explained(request: Request, error: HTTPException) -> HTTPException:

@@ -22,6 +22,8 @@ class Provenance:
     class_name: str | None
     snippet: SnippetUse | None
     token: ReplayToken
+    replay: str
+    """`token`, encoded."""
 
 
 def provenance(
@@ -43,20 +45,26 @@ def provenance(
         guidance_scale=plan.guidance_scale,
     )
     name = None if label is None else class_names.get(label)
-    return Provenance(token.index, token.seed, label, name, snippet, token)
+    return Provenance(token.index, token.seed, label, name, snippet, token, token.encode())
 
 
 def png_text(origin: Provenance) -> dict[str, str]:
     """Return the text chunks of the image; equal images have equal ones."""
-    facts = origin.token.model_dump(exclude={"v", "label"}, exclude_none=True)
-    if origin.snippet is not None:
-        facts["source_id"] = origin.snippet.source_id
-    facts |= {"class_label": origin.class_label, "class_name": origin.class_name}
-    return {
-        "Software": "gmem-serving",
-        "gmem": json.dumps(facts),
-        "gmem-replay": origin.token.encode(),
+    token = origin.token
+    facts = {
+        "bank": token.bank,
+        "row": token.row,
+        "model": token.model,
+        "seed": token.seed,
+        "index": token.index,
+        "sampler": token.sampler,
+        "steps": token.steps,
+        "guidance_scale": token.guidance_scale,
+        "source_id": None if origin.snippet is None else origin.snippet.source_id,
     }
+    facts = {name: fact for name, fact in facts.items() if fact is not None}
+    facts |= {"class_label": origin.class_label, "class_name": origin.class_name}
+    return {"Software": "gmem-serving", "gmem": json.dumps(facts), "gmem-replay": origin.replay}
 
 
 def _snippet(snippets: Snippets, position: int) -> SnippetUse:

@@ -201,11 +201,21 @@ class Usage(Answer):
 class Timings(Answer):
     """Where the time went, in milliseconds; engine stages are those of the last image to finish."""
 
-    queue: float
+    parse: float
+    """Reading and checking the request."""
+    plan: float
+    """Finding bank, model and class."""
     bank: float
+    """Drawing or gathering rows."""
+    queue: float
     denoise: float
     decode: float
+    handover: float
+    """To the engine and back."""
     encode: float
+    """PNG."""
+    answer: float
+    """JSON."""
     total: float
 
 

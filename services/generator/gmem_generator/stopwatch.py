@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from gmem_generator.schemas import Timings
 from gmem_shared.types import GeneratedImage
 
+STAGES = ("parse", "plan", "bank", "queue", "denoise", "decode", "handover", "encode", "answer")
+
 
 class Stopwatch:
-    """Seconds by stage; starts when it is made.
+    """Seconds by stage. Every moment since the start belongs to one, so that they add up.
 
     Args:
         clock: Monotonic seconds.
+        started: When the request came in.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], started: float) -> None:
         self._clock = clock
-        self._started = clock()
-        self.seconds = dict.fromkeys(("queue", "bank", "denoise", "decode", "encode"), 0.0)
+        self._started = self._lapped = started
+        self._engine = 0.0
+        self._last: GeneratedImage | None = None
+        self.seconds = dict.fromkeys(STAGES, 0.0)
 
     @property
     def total(self) -> float:
         """Seconds since the start."""
         return self._clock() - self._started
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time the block takes to a stage."""
-        started = self._clock()
-        try:
-            yield
-        finally:
-            self.seconds[name] += self._clock() - started
+    def lap(self, stage: str) -> None:
+        """Give the time since the last lap to a stage."""
+        now = self._clock()
+        self.seconds[stage] += now - self._lapped
+        self._lapped = now
 
-    def engine(self, image: GeneratedImage) -> None:
-        """Take the engine's stages from an image; the last one to finish decides the total."""
-        self.seconds["queue"] = image.queue_seconds
-        self.seconds["denoise"] = image.denoise_seconds
-        self.seconds["decode"] = image.decode_seconds
+    def waited(self, image: GeneratedImage | None = None) -> None:
+        """Give the time since the last lap to the engine, which has made an image or is done.
+
+        What the engine says of the last image divides it; ``handover`` is what it does not know
+        of: the way there and back. Where images were encoded while others were in the making,
+        less was waited than the engine needed, and the stages exceed the total.
+        """
+        now = self._clock()
+        self._engine += now - self._lapped
+        self._lapped = now
+        self._last = image or self._last
+        if self._last is not None:
+            said = {
+                "queue": self._last.queue_seconds,
+                "denoise": self._last.denoise_seconds,
+                "decode": self._last.decode_seconds,
+            }
+            handover = max(0.0, self._engine - sum(said.values()))
+            self.seconds |= {**said, "handover": handover}
 
     def timings(self) -> Timings:
         """Return the stages and the total up to now, in milliseconds."""

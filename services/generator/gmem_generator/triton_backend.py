@@ -6,12 +6,11 @@ import asyncio
 import struct
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferResult
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
@@ -45,8 +44,12 @@ CHANNEL_OPTIONS = [
 class TritonBackend:
     """A `gmem_shared.ports.Backend` over one stream to Triton at ``address`` (gRPC).
 
+    Any number of front ends may use one Triton.
+
     A broken stream fails what was in flight with `NotReadyError`; the next call opens a new one.
     """
+
+    SHAREABLE: ClassVar[bool] = True
 
     def __init__(
         self, address: str, *, timeout_seconds: float = 10.0, heartbeat_seconds: float = 5.0
@@ -77,6 +80,8 @@ class TritonBackend:
     async def close(self) -> None:
         """Take nothing more, let the tasks in flight end, then close the channel."""
         channel, self._channel = self._channel, None
+        if self._current is not None:
+            self._current.retire()
         self._checked = float("-inf")
         if self._readers:
             await asyncio.wait(self._readers)
@@ -194,12 +199,21 @@ def _add_tensor(request: ModelInferRequest, name: str, datatype: str, array: NDA
 
 
 def _meta(response: Any) -> bytes:
-    content: bytes = InferResult(response).as_numpy(triton_io.META)[0]
-    return content
+    _, raw = _tensor(response, triton_io.META)
+    return raw[4:]  # one element of BYTES: its length, itself
+
+
+def _tensor(response: Any, name: str) -> tuple[list[int], bytes]:
+    """Return shape and bytes of an output."""
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if output.name == name:
+            return list(output.shape), raw
+    raise InternalError(f"expected the tensor {name!r} from Triton, found none")
 
 
 def _images(response: Any) -> list[GeneratedImage]:
-    pixels: NDArray[np.uint8] = InferResult(response).as_numpy(triton_io.IMAGES)
+    shape, raw = _tensor(response, triton_io.IMAGES)
+    pixels = np.frombuffer(raw, np.uint8).reshape(shape)
     metas = triton_io.IMAGE_METAS.validate_json(_meta(response))
     return [
         GeneratedImage(

@@ -19,21 +19,37 @@ from gmem_shared.errors import GmemError, NotReadyError, from_problem
 
 RETRY_AFTER_SECONDS = 1.0
 
+LINGER_SECONDS = 1.0
+"""How long an idle stream stays open; tritonserver's exit waits for it."""
+
+MAX_UNSENT = 64
+"""Requests that may wait to be written; further ones wait for Triton to read."""
+
 
 class TritonStream:
-    """One ``ModelStreamInfer`` call: opened for the first request, closed after the last answer.
+    """One ``ModelStreamInfer`` call: opened for the first request, closed soon after the last.
 
-    It is never left open idle: tritonserver does not exit while a stream that was used is open.
-    When it breaks, every request in flight fails with `NotReadyError`, and so it does when nothing
-    was heard for twice ``heartbeat_seconds``, although a sign of life was asked for.
+    It is not left open idle for long: tritonserver does not exit while a stream that was used is
+    open. Nor is it opened for each request: that costs as much as the request. When it breaks,
+    every request in flight fails with `NotReadyError`, and so it does when nothing was heard for
+    twice ``heartbeat_seconds``, although a sign of life was asked for.
     """
 
-    def __init__(self, stub: Any, heartbeat: ModelInferRequest, heartbeat_seconds: float) -> None:
+    def __init__(
+        self,
+        stub: Any,
+        heartbeat: ModelInferRequest,
+        heartbeat_seconds: float,
+        linger_seconds: float = LINGER_SECONDS,
+    ) -> None:
         self.accepting = True
         self._heartbeat = heartbeat
         self._heartbeat_seconds = heartbeat_seconds
         self._ids = itertools.count(1)
+        self._linger_seconds = linger_seconds
+        self._lingering: asyncio.TimerHandle | None = None
         self._outgoing: asyncio.Queue[ModelInferRequest | None] = asyncio.Queue()
+        self._unsent = asyncio.Semaphore(MAX_UNSENT)
         self._inboxes: dict[str, asyncio.Queue[Any]] = {}
         self._heard = True
         self._end = "Triton closed the stream"
@@ -61,9 +77,13 @@ class TritonStream:
         request.id = str(next(self._ids))
         request.parameters["triton_enable_empty_final_response"].bool_param = True
         self._inboxes[request.id] = inbox
-        self._outgoing.put_nowait(request)
-        ended = False
+        self._stay()
+        sent = ended = False
         try:
+            async with asyncio.timeout_at(end):
+                await self._unsent.acquire()
+            self._outgoing.put_nowait(request)
+            sent = True
             while not ended:
                 async with asyncio.timeout_at(end):
                     answer = await inbox.get()
@@ -73,22 +93,42 @@ class TritonStream:
                 if answer.outputs:
                     yield answer
         finally:
-            if not ended and cancel is not None:
+            if sent and not ended and cancel is not None:
                 self._outgoing.put_nowait(cancel)
             self._forget(request.id)
 
-    def _forget(self, request_id: str) -> None:
-        del self._inboxes[request_id]
+    def retire(self) -> None:
+        """Take nothing more; close when the last answer has come, or now."""
+        self.accepting = False
+        self._linger_seconds = 0.0
         if not self._inboxes:
             self._close()
 
+    def _forget(self, request_id: str) -> None:
+        del self._inboxes[request_id]
+        if self._inboxes:
+            return
+        if self.accepting and self._linger_seconds:
+            loop = asyncio.get_running_loop()
+            self._lingering = loop.call_later(self._linger_seconds, self._close)
+        else:
+            self._close()
+
+    def _stay(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+
     def _close(self) -> None:
+        self._stay()
         self.accepting = False
         self._outgoing.put_nowait(None)
 
     async def _requests(self) -> AsyncIterator[ModelInferRequest]:
         while (request := await self._outgoing.get()) is not None:
-            yield request
+            yield request  # comes back when it is written
+            if request.id:  # neither a cancellation nor a heartbeat
+                self._unsent.release()
 
     async def _read(self) -> None:
         try:
@@ -101,6 +141,7 @@ class TritonStream:
             self._watcher.cancel()
             for inbox in self._inboxes.values():
                 inbox.put_nowait(_not_ready(f"Triton does not answer: {self._end}"))
+                self._unsent.release()  # who still waits to send must look there
 
     def _deliver(self, message: Any) -> None:
         answer: Any = message.infer_response

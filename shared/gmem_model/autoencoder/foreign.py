@@ -7,12 +7,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from gmem_model.autoencoder.network import Autoencoder
 from gmem_model.importing.torch_file import read_torch_file, state_dict
-from gmem_model.weights import WeightsFile, differences
+from gmem_model.weights import WeightsFile, differences, without_weights
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.model_config import AutoencoderArchitecture
 
@@ -61,7 +60,7 @@ def import_autoencoder(path: Path) -> tuple[AutoencoderArchitecture, dict[str, T
         _check_config(file.with_name("config.json"))
         weights = _from_diffusers(weights)
     architecture = _infer(weights, file)
-    with torch.device("meta"):
+    with without_weights():
         expected = Autoencoder(architecture).state_dict()
     different = differences(expected, weights)
     if different:

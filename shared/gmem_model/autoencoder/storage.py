@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from gmem_model.autoencoder.network import Autoencoder
-from gmem_model.weights import WeightsFile, assign
+from gmem_model.weights import WeightsFile, assign, without_weights
 from gmem_shared.errors import CorruptVersionError, InvalidRequestError
 from gmem_shared.model_config import AutoencoderArchitecture
 
@@ -20,7 +18,7 @@ def load_autoencoder(path: Path, architecture: AutoencoderArchitecture) -> Autoe
     Raises:
         CorruptVersionError: The file is no safetensors file, or does not fit the architecture.
     """
-    with torch.device("meta"):
+    with without_weights():
         autoencoder = Autoencoder(architecture)
     try:
         return assign(autoencoder, WeightsFile(path), path.name)

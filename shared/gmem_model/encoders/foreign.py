@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gmem_model.encoders.dinov2 import DinoV2
 from gmem_model.importing.torch_file import read_torch_file, state_dict
-from gmem_model.weights import WeightsFile, assign
+from gmem_model.weights import WeightsFile, assign, without_weights
 from gmem_shared.errors import InvalidRequestError
 
 _UNUSED = "mask_token"
@@ -47,7 +47,7 @@ def import_dinov2(path: Path, *, head_width: int = 64) -> DinoV2:
     if any(name.endswith("embeddings.cls_token") for name in weights):
         weights = _from_hugging_face(weights)
     weights = {name: tensor for name, tensor in weights.items() if name != _UNUSED}
-    with torch.device("meta"):
+    with without_weights():
         network = DinoV2(**_infer(weights, path, head_width))
     return assign(network, weights, str(path))
 

@@ -53,6 +53,11 @@ class Fleet:
         with self._lock:
             return dict(self._followed)
 
+    def versions(self) -> list[VersionRef]:
+        """Return the versions at work, without the retired."""
+        with self._lock:
+            return list(self._engines)
+
     def engines(self) -> list[Engine]:
         """Return every engine that may still have work, the retired ones included."""
         with self._lock:

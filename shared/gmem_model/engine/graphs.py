@@ -85,7 +85,7 @@ class Graphs:
 def graphs_of(
     settings: EngineSettings, device: torch.device, max_rows: int, *, invariant: bool
 ) -> Graphs | None:
-    """Return an engine's recorder; none on a CPU, unless its rows need padding to be strict."""
+    """Return an engine's recorder; on a CPU none, or one that pads where strict rows need it."""
     if device.type == "cuda":
         return Graphs(max_rows, strict=bool(settings.strict))
     strict = settings.strict is None or settings.strict

@@ -32,7 +32,7 @@ from gmem_shared.errors import (
 from gmem_shared.settings import EngineSettings
 from gmem_shared.store import Store, Version
 from gmem_shared.store.layout import is_alias
-from gmem_shared.types import GenerationTask, ModelInfo, Reference
+from gmem_shared.types import GenerationTask, ModelInfo, Reference, VersionRef
 
 log = structlog.get_logger(__name__)
 
@@ -131,6 +131,18 @@ class EngineHost:
             _after(time.monotonic() - arrived, task), listener
         ):
             self._refuse_if_stopped()
+
+    def prepare(self, model: str) -> None:
+        """Load a version unless it is loaded; blocks.
+
+        Raises:
+            GmemError: There is none, or it cannot be loaded.
+        """
+        self._engine(Reference.parse(model))
+
+    def versions(self) -> list[VersionRef]:
+        """Return the versions that are loaded."""
+        return self._fleet.versions()
 
     def cancel(self, task_id: str) -> None:
         """Stop a task; ids of ended tasks are ignored."""

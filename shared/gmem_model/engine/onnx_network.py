@@ -12,10 +12,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.onnx import symbolic_helper, utils
+from torch.onnx import symbolic_helper
 
 from gmem_model.network import Network
 from gmem_model.transformer import Transformer
@@ -112,12 +113,51 @@ def _session(
     network: Network, function: Function, examples: Sequence[Tensor], threads: int
 ) -> onnxruntime.InferenceSession:
     """Return a session of a function of batches; the number of rows is free."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        _model(network, function, examples), options, providers=["CPUExecutionProvider"]
+    )
+
+
+_graphs: dict[tuple[str, Function], bytes] = {}
+"""Exported functions without their weights, by architecture."""
+
+
+def _model(network: Network, function: Function, examples: Sequence[Tensor]) -> bytes:
+    """Return a function as a model; only the first network of an architecture is exported.
+
+    An export takes ten times as long as all else that loading does, on a core that serves another
+    version meanwhile.
+    """
+    key = (network.architecture.model_dump_json(), function)
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    if key not in _graphs:
+        exported = _export(network, function, examples)
+        model = onnx.load_model_from_string(exported)
+        tensors = model.graph.initializer
+        if not weights.keys() >= {tensor.name for tensor in tensors}:
+            return exported  # it holds what was computed from the weights
+        for tensor in tensors:
+            tensor.ClearField("raw_data")
+        _graphs[key] = model.SerializeToString()
+    model = onnx.load_model_from_string(_graphs[key])
+    for tensor in model.graph.initializer:
+        tensor.raw_data = weights[tensor.name].numpy().tobytes()
+    return model.SerializeToString()
+
+
+def _export(network: Network, function: Function, examples: Sequence[Tensor]) -> bytes:
     inputs = [f"input{number}" for number in range(len(examples))]
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter that traces is deprecated; the one that replaces it takes ten times as long.
         warnings.simplefilter("ignore")
-        utils.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)
+        torch.onnx.register_custom_op_symbolic(  # type: ignore[attr-defined]
+            "aten::rms_norm", _rms_norm, OPSET
+        )
         torch.onnx.export(
             _Function(network, function),
             tuple(examples),
@@ -125,16 +165,11 @@ def _session(
             input_names=inputs,
             output_names=["output"],
             dynamic_axes={name: {0: "rows"} for name in (*inputs, "output")},
+            do_constant_folding=False,  # which would rename weights; the session folds, too
             dynamo=False,
             opset_version=OPSET,
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        file.getvalue(), options, providers=["CPUExecutionProvider"]
-    )
+    return file.getvalue()
 
 
 def _run(session: onnxruntime.InferenceSession, *inputs: Tensor) -> Tensor:

@@ -65,22 +65,22 @@ def choose(network: Network, device: torch.device) -> RuntimeName:
 def _prepare(network: Network, settings: EngineSettings, device: torch.device) -> Network:
     name = choose(network, device) if settings.runtime == "auto" else settings.runtime
     if name == "onnx":
-        return OnnxNetwork(_traceable(network, name), settings.threads)
+        return OnnxNetwork(_transformer(network, name), settings.threads)
     network = network.to(device, torch.bfloat16 if device.type == "cuda" else None)
     if name == "compiled":
         network.core = torch.compile(network.core, dynamic=True)  # type: ignore[method-assign]
     elif name == "scripted":
-        network.core = scripted(_traceable(network, name))  # type: ignore[assignment,method-assign]
+        network.core = scripted(_transformer(network, name))  # type: ignore[assignment,method-assign]
     return network
 
 
-def _traceable(network: Network, runtime: RuntimeName) -> Transformer:
-    if isinstance(network, Transformer):
-        return network
-    raise InvalidRequestError(
-        f"expected a transformer for GMEM_ENGINE__RUNTIME={runtime}, found "
-        f"{type(network).__name__}; choose auto, eager or compiled"
-    )
+def _transformer(network: Network, name: RuntimeName) -> Transformer:
+    if not isinstance(network, Transformer):
+        raise InvalidRequestError(
+            f"expected a transformer for GMEM_ENGINE__RUNTIME={name}, found "
+            f"{type(network).__name__}; choose auto, eager or compiled"
+        )
+    return network
 
 
 def scripted(network: Network) -> Core:

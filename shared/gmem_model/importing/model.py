@@ -23,7 +23,7 @@ from gmem_model.importing.layouts import Checkpoint
 from gmem_model.latents import LATENT_SPACES, latent_space
 from gmem_model.networks import build
 from gmem_model.samplers import plan
-from gmem_model.weights import differences
+from gmem_model.weights import differences, without_weights
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.model_config import (
     Architecture,
@@ -126,7 +126,7 @@ def write_network(
         InvalidRequestError: They are not those of the architecture.
     """
     kept = _served(checkpoint.weights, architecture)
-    with torch.device("meta"):
+    with without_weights():
         network = build(architecture)
     derived = network.derived_weights().keys() - kept.keys()
     expected = {k: v for k, v in network.state_dict().items() if k not in derived}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import grpc
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from gmem_shared import rpc
 from gmem_shared.bank_messages import (
     info_from_message,
+    join,
     neighbours_from_message,
     snippets_from_message,
     spec_to_message,
@@ -23,7 +25,10 @@ from gmem_shared.settings import Settings
 from gmem_shared.types import BankInfo, DrawSpec, Neighbours, Snippets
 
 _SERVICE = "gmem.bank.v1.Bank"
-_READS = ("Draw", "Gather", "Search", "Describe", "ListBanks")
+_READS = ("Draw", "Gather", "StreamDraw", "StreamGather", "Search", "Describe", "ListBanks")
+STREAM_ROWS = 1024
+"""Beyond, the rows come as a stream: a message of several MiB stops the event loop while it is
+read, and one above the limit is refused."""
 _CHECK_SECONDS = 2.0
 
 Request = TypeVar("Request", contravariant=True)
@@ -46,6 +51,7 @@ class BankClient:
         self._address = address
         self._timeout_seconds = timeout_seconds
         self._channel: grpc.aio.Channel | None = None
+        self._started_stub: bank_pb2_grpc.BankAsyncStub | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> BankClient:
@@ -55,12 +61,13 @@ class BankClient:
     async def start(self) -> None:
         """Open the channel; the service need not be there yet."""
         self._channel = rpc.channel(self._address, [(_SERVICE, method) for method in _READS])
+        self._started_stub = bank_pb2_grpc.BankStub(self._channel)
 
     async def close(self) -> None:
         """Close the channel, cancelling calls in flight."""
         if self._channel is not None:
             await self._channel.close(grace=None)
-            self._channel = None
+            self._channel = self._started_stub = None
 
     async def check(self) -> None:
         """Return when the service answers with at least one bank.
@@ -93,8 +100,11 @@ class BankClient:
     async def draw(self, bank: str, specs: Sequence[DrawSpec]) -> list[Snippets]:
         """Draw rows for several requests at once, all from one and the same version."""
         request = bank_pb2.DrawRequest(bank=bank, specs=[spec_to_message(spec) for spec in specs])
+        counts = [spec.count for spec in specs]
+        if sum(counts) > STREAM_ROWS:
+            return split(await self._stream(self._stub.StreamDraw, request), counts)
         answer = await self._call(self._stub.Draw, request)
-        return split(snippets_from_message(answer.snippets), answer.counts)
+        return split(snippets_from_message(answer.snippets), counts)
 
     async def gather(self, bank: str, rows: Sequence[int]) -> Snippets:
         """Return the named rows in the order asked for."""
@@ -102,6 +112,8 @@ class BankClient:
             request = bank_pb2.GatherRequest(bank=bank, rows=rows)
         except ValueError as error:
             raise InvalidRequestError(f"rows: expected 64-bit integers: {error}") from error
+        if len(rows) > STREAM_ROWS:
+            return await self._stream(self._stub.StreamGather, request)
         answer = await self._call(self._stub.Gather, request)
         return snippets_from_message(answer.snippets)
 
@@ -124,9 +136,9 @@ class BankClient:
 
     @property
     def _stub(self) -> bank_pb2_grpc.BankAsyncStub:
-        if self._channel is None:
+        if self._started_stub is None:
             raise NotReadyError(f"client of the {self._name} is not started")
-        return bank_pb2_grpc.BankStub(self._channel)
+        return self._started_stub
 
     async def _call(
         self,
@@ -139,3 +151,13 @@ class BankClient:
             return await method(request, timeout=timeout or self._timeout_seconds)
         except grpc.aio.AioRpcError as failure:
             raise rpc.error_of(failure, self._name) from failure
+
+    async def _stream(
+        self, method: Callable[..., AsyncIterable[bank_pb2.Snippets]], request: Request
+    ) -> Snippets:
+        try:
+            call = method(request, timeout=self._timeout_seconds)
+            parts = [snippets_from_message(message) async for message in call]
+        except grpc.aio.AioRpcError as failure:
+            raise rpc.error_of(failure, self._name) from failure
+        return await asyncio.to_thread(join, parts)

@@ -64,37 +64,43 @@ class BlobOpener:
         self._verifier = FileVerifier()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
-    def open(self, blob: str, where: str, file: str, entry: FileEntry) -> Path:
+    def open(
+        self, blob: str, where: str, file: str, entry: FileEntry, cores: int | None = None
+    ) -> Path:
         """Return the path of the verified file.
+
+        ``cores`` may verify what is on this machine, by default all.
 
         Raises:
             CorruptVersionError: The file is not the published one.
             StorageError: It cannot be read, or not be kept in the cache.
         """
         try:
-            return self._open(blob, where, file, entry)
+            return self._open(blob, where, file, entry, cores)
         except OSError as error:
             raise StorageError(
                 f"{where}: file {file!r} cannot be used on this machine: {error}; check the "
                 f"permissions and the free space there"
             ) from error
 
-    def _open(self, blob: str, where: str, file: str, entry: FileEntry) -> Path:
+    def _open(self, blob: str, where: str, file: str, entry: FileEntry, cores: int | None) -> Path:
         in_place = self._objects.local_path(blob)
         if in_place is not None:
-            self._verifier.check(in_place, where, file, entry)
+            self._verifier.check(in_place, where, file, entry, cores)
             return in_place
         cached = self._cache_dir.absolute() / "sha256" / entry.sha256[:2] / entry.sha256
         with self._locks[entry.sha256]:
-            if not self._is_good(cached, where, file, entry):
+            if not self._is_good(cached, where, file, entry, cores):
                 self._fetch(blob, cached, where, file, entry)
         return cached
 
-    def _is_good(self, cached: Path, where: str, file: str, entry: FileEntry) -> bool:
+    def _is_good(
+        self, cached: Path, where: str, file: str, entry: FileEntry, cores: int | None
+    ) -> bool:
         if not cached.exists():
             return False
         try:
-            self._verifier.check(cached, where, file, entry)
+            self._verifier.check(cached, where, file, entry, cores)
         except CorruptVersionError as error:
             _log.warning("store.cache.corrupt", path=str(cached), error=error.detail)
             return False

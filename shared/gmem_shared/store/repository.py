@@ -148,11 +148,12 @@ class Repository:
             )
         return self._version(next(iter(fitting.values())))
 
-    def open(self, version: Version) -> OpenVersion:
+    def open(self, version: Version, *, cores: int | None = None) -> OpenVersion:
         """Bring a version's files onto this machine and verify every byte of them.
 
         A local store's files are used where they lie. Of a remote store, verified copies are
-        kept in the cache folder.
+        kept in the cache folder. By default all cores verify; a process that serves something else
+        meanwhile leaves some to that.
 
         Raises:
             CorruptVersionError: Names the file and chunk that differ from what was published.
@@ -162,7 +163,7 @@ class Repository:
             version,
             {
                 file: self._opener.open(
-                    self._shelf.layout.blob(e.sha256), str(version.ref), file, e
+                    self._shelf.layout.blob(e.sha256), str(version.ref), file, e, cores
                 )
                 for file, e in version.manifest.files.items()
             },

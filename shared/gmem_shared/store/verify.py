@@ -40,9 +40,15 @@ def check_size(where: str, file: str, entry: FileEntry, size: int | None) -> Non
 
 
 def check_chunks(
-    where: str, file: str, entry: FileEntry, read: ReadRange, sink: Sink | None = None
+    where: str,
+    file: str,
+    entry: FileEntry,
+    read: ReadRange,
+    sink: Sink | None = None,
+    *,
+    cores: int | None = None,
 ) -> None:
-    """Hash every chunk, on all cores; raises `CorruptVersionError` for the first that differs.
+    """Hash every chunk; raises `CorruptVersionError` for the first that differs.
 
     Args:
         where: Version the file belongs to, for the message.
@@ -50,6 +56,7 @@ def check_chunks(
         entry: What was published.
         read: Source of the bytes.
         sink: Receives every piece read, before its chunk is known to be good.
+        cores: How many to use, by default all.
     """
 
     def check(chunk: int) -> None:
@@ -67,7 +74,7 @@ def check_chunks(
             expected = entry.chunks[chunk]
             raise corrupt(where, file, chunk, f"expected sha256 {expected}, found {found}")
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores or os.cpu_count()) as pool:
         for _ in pool.map(check, range(len(entry.chunks))):
             pass
 
@@ -91,15 +98,19 @@ class FileVerifier:
     def __init__(self) -> None:
         self._verified: set[tuple[str, int, int, int, int, int]] = set()
 
-    def check(self, path: Path, where: str, file: str, entry: FileEntry) -> None:
+    def check(
+        self, path: Path, where: str, file: str, entry: FileEntry, cores: int | None = None
+    ) -> None:
         """Verify a file; raises `CorruptVersionError`."""
         try:
             with path.open("rb") as opened:
-                self._check(opened.fileno(), where, file, entry)
+                self._check(opened.fileno(), where, file, entry, cores)
         except FileNotFoundError:
             check_size(where, file, entry, None)
 
-    def _check(self, descriptor: int, where: str, file: str, entry: FileEntry) -> None:
+    def _check(
+        self, descriptor: int, where: str, file: str, entry: FileEntry, cores: int | None
+    ) -> None:
         now, stat = time.time_ns(), os.fstat(descriptor)
         key = (
             entry.sha256,
@@ -112,6 +123,12 @@ class FileVerifier:
         if key in self._verified:
             return
         check_size(where, file, entry, stat.st_size)
-        check_chunks(where, file, entry, lambda start, length: os.pread(descriptor, length, start))
+        check_chunks(
+            where,
+            file,
+            entry,
+            lambda start, length: os.pread(descriptor, length, start),
+            cores=cores,
+        )
         if stat.st_ctime_ns < now - _RACY_NS:
             self._verified.add(key)

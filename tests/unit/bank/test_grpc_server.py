@@ -3,15 +3,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import grpc
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from gmem_bank import service
 from gmem_bank.grpc_server import GrpcServer
 from gmem_bank.local import LocalBank
-from gmem_shared.errors import NotReadyError
+from gmem_shared.clients.bank import STREAM_ROWS, BankClient
+from gmem_shared.errors import NotReadyError, TooLargeError, UnknownClassError, UnknownRowError
 from gmem_shared.proto.bank.v1 import bank_pb2, bank_pb2_grpc
 from gmem_shared.store import Store
+from gmem_shared.types import DrawSpec
 from tests.support import banks
 
 
@@ -36,6 +39,43 @@ def test_answers_beyond_the_unary_limit_point_to_export(
         assert ten.ByteSize() < 1000
         with pytest.raises(grpc.RpcError, match=r"at most 10 rows .* use Export"):
             stub.Gather(bank_pb2.GatherRequest(bank="digits", rows=range(11)))
+
+
+async def test_many_rows_come_as_a_stream_and_are_the_same(
+    store: Store, bank: LocalBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    banks.publish(store)
+    monkeypatch.setattr(service, "UNARY_BYTES", 600)
+    monkeypatch.setattr(service, "PART_BYTES", 6000)
+    count = 2 * STREAM_ROWS
+    specs = [DrawSpec(count, 1), DrawSpec(3, 2, (1,))]
+    rows = [row % 40 for row in range(count)]
+    with banks.grpc_service(bank) as server:
+        client = BankClient(f"127.0.0.1:{server.port}")
+        await client.start()
+        drawn = await client.draw("digits", specs)
+        gathered = await client.gather("digits", rows)
+        await client.close()
+    assert [len(part) for part in drawn] == [count, 3]
+    expected = [*await bank.draw("digits", specs), await bank.gather("digits", rows)]
+    for one, other in zip([*drawn, gathered], expected, strict=True):
+        assert one.version == other.version
+        for column in ("vectors", "rows", "source_ids", "labels", "weights"):
+            np.testing.assert_array_equal(getattr(one, column), getattr(other, column))
+
+
+async def test_what_is_wrong_with_a_stream_is_told(store: Store, bank: LocalBank) -> None:
+    banks.publish(store)
+    with banks.grpc_service(bank) as server:
+        client = BankClient(f"127.0.0.1:{server.port}")
+        await client.start()
+        with pytest.raises(UnknownRowError, match="found 40"):
+            await client.gather("digits", [*range(40)] * STREAM_ROWS + [40])
+        with pytest.raises(TooLargeError, match="at most 1000000 rows"):
+            await client.draw("digits", [DrawSpec(10**6 + 1, 0)])
+        with pytest.raises(UnknownClassError):
+            await client.draw("digits", [DrawSpec(2 * STREAM_ROWS, 0, (9,))])
+        await client.close()
 
 
 def test_exports_leave_threads_for_draws(store: Store, bank: LocalBank) -> None:

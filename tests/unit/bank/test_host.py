@@ -377,3 +377,18 @@ def test_a_version_is_opened_once_however_many_ask(store: Store) -> None:
     assert len(opened) == 1
     assert len(found) == 8
     assert len({id(snapshot) for snapshot in found}) == 1
+
+
+def test_a_swap_leaves_cores_to_those_that_are_served(
+    store: Store, make_host: Callable[..., BankHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int | None] = []
+    monkeypatch.setattr(
+        "gmem_bank.host.open_snapshot",
+        lambda *args, cores: (used.append(cores), open_snapshot(*args, cores=cores))[1],
+    )
+    host = make_host()
+    for seed in range(2):
+        banks.publish(store, **banks.features(seed=seed))
+        host.refresh()
+    assert used == [None, 1]

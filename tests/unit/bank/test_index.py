@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,15 @@ def brute_force(data: BankData, query: np.ndarray, count: int, allowed: np.ndarr
     return np.argsort(-cosine)[:count].tolist()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("few", [0, 8])
 def test_exact_search_agrees_with_brute_force(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
+    opened: Open, monkeypatch: pytest.MonkeyPatch, few: int, dtype: str
 ) -> None:
-    data = many(opened)
-    monkeypatch.setattr(index, "_BLOCK_ROWS", 50)
+    arrays = banks.features(640)
+    data = opened(**arrays | {"vectors": arrays["vectors"].astype(dtype)})
+    monkeypatch.setattr(index, "_SCAN_ROWS", 50)
+    monkeypatch.setattr(index, "_FEW_QUERIES", few)
     queries = np.random.default_rng(1).normal(size=(5, banks.DIMENSION)).astype(np.float32)
     for labels in (None, [2], [3, 0]):
         allowed = np.isin(data.labels, range(4) if labels is None else labels)
@@ -64,6 +69,17 @@ def test_a_query_may_have_any_length_a_float_can_hold(opened: Open, length: floa
     expected, found = searcher.search(query, 5), searcher.search(query * np.float32(length), 5)
     np.testing.assert_array_equal(found.rows, expected.rows)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
+def test_searches_of_many_threads_do_not_mix(opened: Open) -> None:
+    data = many(opened)
+    searcher = Searcher(data)
+    queries = data.vectors[:64].astype(np.float32)
+    alone = [searcher.search(query[np.newaxis], 5).rows.tolist() for query in queries]
+    with ThreadPoolExecutor(8, initializer=pin_threads) as pool:
+        for _ in range(10):
+            found = pool.map(lambda query: searcher.search(query[np.newaxis], 5), queries)
+            assert [one.rows.tolist() for one in found] == alone
 
 
 def test_short_answers_are_padded(opened: Open) -> None:
@@ -95,11 +111,34 @@ def test_classes_are_searched_exactly_even_far_from_the_query(opened: Open, tmp_
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_effort_is_always_explicit(opened: Open, factory: str) -> None:
     built = build_index(many(opened), factory)
-    parameters = index.search_parameters(built, 200)
+    parameters = index.search_parameters(built, effort=12, count=40)
     if isinstance(built, faiss.IndexIVF):
-        assert parameters.nprobe == 8
+        assert parameters.nprobe == 12
+        assert index.search_parameters(built, effort=1000, count=1).nprobe == 16, "all lists"
     else:
-        assert parameters.efSearch >= 400
+        assert parameters.efSearch == 40, "a graph cannot return more than it visits"
+        assert index.search_parameters(built, effort=64, count=40).efSearch == 64
+
+
+def test_lists_are_searched_on_a_gpu_when_there_is_one_and_graphs_are_not(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[type] = []
+
+    def to_gpu(resources: object, device: int, on_cpu: Any) -> Any:
+        moved.append(type(on_cpu))
+        return on_cpu
+
+    data = many(opened)
+    built = {factory: build_index(data, factory) for factory in ("HNSW16,SQ8", "IVF16,SQ8")}
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", to_gpu, raising=False)
+    for factory, one in built.items():
+        write_index(one, tmp_path / factory)
+        searcher = Searcher(data, tmp_path / factory, exact_rows=0)
+        assert searcher.search(data.vectors[[5]].astype(np.float32), 3).rows[0, 0] == 5
+    assert moved == [faiss.IndexIVFScalarQuantizer]
 
 
 def test_deleted_rows_are_never_found(store: Store, tmp_path: Path) -> None:
@@ -109,6 +148,7 @@ def test_deleted_rows_are_never_found(store: Store, tmp_path: Path) -> None:
     query = data.vectors[[5]].astype(np.float32)
     for searcher in (Searcher(data), indexed(data, tmp_path)):
         assert 5 not in searcher.search(query, 20).rows
+        assert 5 not in searcher.search(np.repeat(query, 20, axis=0), 20).rows
 
 
 def test_small_banks_are_searched_exactly(opened: Open, tmp_path: Path) -> None:
@@ -132,9 +172,41 @@ def test_short_answer_of_the_index_is_replaced_by_the_exact_one(
     np.testing.assert_array_equal(found.rows, Searcher(data).search(query, 20).rows)
 
 
-def test_recall_of_a_good_index_is_measured_as_such(opened: Open) -> None:
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_the_least_effort_that_is_enough_is_found(opened: Open, factory: str) -> None:
     data = many(opened)
-    assert index.measure_recall(data, build_index(data, "HNSW16,Flat"), 50) > 0.95
+    built = build_index(data, factory)
+    least, recall = index.measure_effort(data, built, 50, min_recall=0.0)
+    assert least == {"H": 64, "I": 8}[factory[0]]
+    assert 0.5 < recall <= 1
+    effort, enough = index.measure_effort(data, built, 50, min_recall=0.95)
+    assert effort >= least
+    assert enough >= 0.95
+
+
+def test_that_a_row_finds_itself_is_no_recall(opened: Open) -> None:
+    data = opened(**banks.features(300))
+    other = np.random.default_rng(0).permutation(len(data))
+    blind = build_index(replace(data, vectors=data.vectors[other]), "HNSW16,Flat")
+    found = blind.search(data.vectors[:1].astype(np.float32), 1)[1]
+    assert found[0, 0] != 0
+    _, recall = index.measure_effort(data, blind, 50, min_recall=0.95)
+    assert recall < 0.5
+
+
+@pytest.mark.parametrize(
+    ("rows", "factory"),
+    [(50_000, "HNSW32,SQ8"), (1_280_000, "HNSW32,SQ8"), (14_000_000, "IVF16384,SQ8")],
+)
+def test_the_kind_of_index_follows_from_the_size(rows: int, factory: str) -> None:
+    assert index.plan_index(rows) == factory
+
+
+def test_building_tells_how_far_it_is(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_BLOCK_ROWS", 300)
+    done: list[int] = []
+    assert build_index(many(opened), "HNSW16,SQ8", done.append).ntotal == 640
+    assert done == [300, 300, 40]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +249,9 @@ def test_worker_threads_use_one_core() -> None:
         assert pool.submit(faiss.omp_get_max_threads).result() == 1
 
 
-def test_ties_are_ordered_by_row(opened: Open) -> None:
+@pytest.mark.parametrize("few", [0, 8])
+def test_ties_are_ordered_by_row(opened: Open, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(index, "_FEW_QUERIES", few)
     arrays = banks.features(20)
     arrays["vectors"][:] = 1
     data = opened(**arrays)

@@ -17,7 +17,7 @@ from tritonclient.grpc.service_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 
-from gmem_generator.triton_stream import TritonStream
+from gmem_generator.triton_stream import MAX_UNSENT, TritonStream
 from gmem_shared.errors import NotReadyError, UnknownModelError, to_problem
 
 Script = Callable[[AsyncIterator[ModelInferRequest]], AsyncIterator[Message]]
@@ -51,15 +51,17 @@ def message(request_id: str, *, final: bool, content: bool = True, error: str = 
 class Client:
     """Opens streams as the backend does: a new one when the present one accepts no more."""
 
-    def __init__(self, stub: GRPCInferenceServiceStub, heartbeat_seconds: float) -> None:
+    def __init__(
+        self, stub: GRPCInferenceServiceStub, heartbeat_seconds: float, linger_seconds: float = 0.0
+    ) -> None:
         self._stub = stub
-        self._heartbeat_seconds = heartbeat_seconds
+        self._seconds = heartbeat_seconds, linger_seconds
         self.stream: TritonStream | None = None
 
     def exchange(self, name: str = "task", seconds: float | None = 60.0):
         if self.stream is None or not self.stream.accepting:
             heartbeat = ModelInferRequest(model_name="heartbeat")
-            self.stream = TritonStream(self._stub, heartbeat, self._heartbeat_seconds)
+            self.stream = TritonStream(self._stub, heartbeat, *self._seconds)
         request, cancel = (ModelInferRequest(model_name=n) for n in (name, "cancel"))
         return self.stream.exchange(request, seconds, cancel)
 
@@ -69,14 +71,14 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def triton(script: Script, heartbeat_seconds: float = 60.0):
+async def triton(script: Script, heartbeat_seconds: float = 60.0, linger_seconds: float = 0.0):
     server = grpc.aio.server()
     scripted = ScriptedTriton(script)
     add_GRPCInferenceServiceServicer_to_server(scripted, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        client = Client(GRPCInferenceServiceStub(channel), heartbeat_seconds)
+        client = Client(GRPCInferenceServiceStub(channel), heartbeat_seconds, linger_seconds)
         yield client, scripted
     await server.stop(None)
 
@@ -237,3 +239,48 @@ async def test_a_finished_request_is_not_cancelled() -> None:
         await client.ask()
         await asyncio.wait_for(client.stream.reader, 60)
     assert server.received == ["task"]
+
+
+async def test_a_stream_lingers_for_the_next_request_and_not_for_ever() -> None:
+    async with triton(echo, linger_seconds=0.2) as (client, server):
+        await client.ask()
+        await client.ask()
+        assert server.streams == 1
+        await asyncio.wait_for(client.stream.reader, 60)
+        assert not client.stream.accepting
+
+
+async def test_a_retired_stream_ends_at_once_when_it_is_idle() -> None:
+    async with triton(echo, linger_seconds=600.0) as (client, _):
+        await client.ask()
+        client.stream.retire()
+        await asyncio.wait_for(client.stream.reader, 60)
+
+
+async def test_a_triton_that_does_not_read_holds_up_requests_not_memory() -> None:
+    async def deaf(requests):
+        await asyncio.sleep(600)
+        yield
+
+    async with triton(deaf) as (client, _):
+        asking = [asyncio.create_task(client.ask("x" * 100_000)) for _ in range(3 * MAX_UNSENT)]
+        await asyncio.sleep(0.1)
+        assert client.stream._outgoing.qsize() <= MAX_UNSENT
+        client.stream.reader.cancel()
+        outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(outcome, NotReadyError) for outcome in outcomes)
+
+
+async def test_a_request_whose_time_is_over_before_it_was_sent_is_not_cancelled() -> None:
+    async def deaf(requests):
+        await asyncio.sleep(600)
+        yield
+
+    async with triton(deaf) as (client, _):
+        asking = [
+            asyncio.create_task(client.ask("x" * 100_000, seconds=0.05))
+            for _ in range(3 * MAX_UNSENT)
+        ]
+        outcomes = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(isinstance(outcome, TimeoutError) for outcome in outcomes)
+        client.stream.reader.cancel()

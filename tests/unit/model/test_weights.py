@@ -1,9 +1,12 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gmem_model.weights import WeightsFile, assign, differences
+from gmem_model.weights import WeightsFile, assign, differences, without_weights
 from gmem_shared.errors import CorruptVersionError, InvalidRequestError
 
 
@@ -32,7 +35,7 @@ def test_file_that_does_not_open_is_corrupt(path) -> None:
 
 @torch.no_grad()
 def test_assigned_weights_are_copies_in_float32(path) -> None:
-    with torch.device("meta"):
+    with without_weights():
         layer = nn.Linear(2, 3)
     source = {name: value.double() for name, value in WeightsFile(path).items()}
     assign(layer, source, path.name)
@@ -72,3 +75,14 @@ def test_whole_numbers_stay_whole() -> None:
     assert norm.running_mean.dtype == torch.float32
     assert norm.num_batches_tracked is not None
     assert norm.num_batches_tracked.dtype == torch.int64
+
+
+@pytest.mark.parametrize("layer", ["torch.nn.Embedding(2, 3)", "torch.nn.Linear(2, 3)"])
+def test_a_module_without_weights_is_built_at_once(layer) -> None:
+    """Drawing them would import torch's compiler, half of a server's start."""
+    code = (
+        "import sys, torch; from gmem_model.weights import without_weights\n"
+        f"with without_weights(): layer = {layer}; torch.nn.init.normal_(layer.weight)\n"
+        "assert layer.weight.is_meta; assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

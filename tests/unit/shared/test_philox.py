@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmem_shared.philox import join64, philox4x32, split64
+from gmem_shared.philox import join64, philox4x32, philox64, split64
 
 ONES = 0xFFFFFFFF
 
@@ -38,3 +38,10 @@ def test_a_block_does_not_depend_on_its_neighbours() -> None:
 @given(st.integers(0, 2**64 - 1))
 def test_splitting_and_joining_64_bits_is_lossless(value) -> None:
     assert int(join64(*split64(np.array([value], np.uint64)))[0]) == value
+
+
+@given(*[st.integers(0, 2**64 - 1)] * 3)
+def test_a_block_without_arrays_is_the_same(low, high, key) -> None:
+    words = np.array([low, high], "<u8").view("<u4")
+    block = philox4x32(words, np.array([key], "<u8").view("<u4"))
+    assert philox64(low, high, key) == int(block[0]) | int(block[1]) << 32

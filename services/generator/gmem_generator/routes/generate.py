@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Body
@@ -12,9 +13,11 @@ from gmem_generator import answers, negotiation
 from gmem_generator.attendance import attend
 from gmem_generator.body import JsonRoute
 from gmem_generator.metrics import Metrics
+from gmem_generator.middleware import STARTED
 from gmem_generator.openapi import GENERATE_EXAMPLES, generate_responses
 from gmem_generator.pipeline import Pipeline
 from gmem_generator.schemas import GenerateAnswer, GenerateBody
+from gmem_generator.stopwatch import Stopwatch
 from gmem_generator.stream import ImageStream
 
 
@@ -37,11 +40,15 @@ def router(pipeline: Pipeline, metrics: Metrics, max_body_bytes: int) -> APIRout
         headers) or `text/event-stream` (an `image` event as each one finishes, then `completed`,
         or `error` with a problem). `/v1/generate` is the same.
         """
+        watch = Stopwatch(time.monotonic, request.scope[STARTED])
         form = negotiation.negotiate(request.headers.get("accept"))
         if form == negotiation.EVENTS:
-            stream = ImageStream(lambda deliver: pipeline.run(body, deliver), on_left)
+            stream = ImageStream(lambda deliver: pipeline.run(body, watch, deliver), on_left)
             return await attend(request, stream.begin(), on_left)
-        result = await attend(request, pipeline.run(body), on_left)
-        return await answers.as_png(result) if form == negotiation.PNG else answers.as_json(result)
+        result = await attend(request, pipeline.run(body, watch), on_left)
+        answer = answers.as_png if form == negotiation.PNG else answers.as_json
+        response = await answer(result)
+        metrics.observe_stages({"answer": watch.seconds["answer"]})
+        return response
 
     return api

@@ -12,10 +12,10 @@ from gmem_generator.openapi import METRICS_RESPONSES, problem_responses
 from gmem_generator.problems import of_error
 from gmem_generator.readiness import Readiness
 from gmem_generator.schemas import LiveAnswer, ReadyAnswer
-from gmem_shared.errors import NotReadyError
+from gmem_shared.errors import ConflictError, NotReadyError
 
 
-def router(readiness: Readiness, metrics: Metrics) -> APIRouter:
+def router(readiness: Readiness, metrics: Metrics, workers: int) -> APIRouter:
     """Return the routes that orchestrators and Prometheus call."""
     api = APIRouter(tags=["health"])
 
@@ -36,7 +36,15 @@ def router(readiness: Readiness, metrics: Metrics) -> APIRouter:
 
     @api.get("/metrics", responses=METRICS_RESPONSES, response_class=Response)
     async def prometheus() -> Response:
-        """Return every metric of the process in Prometheus's text format."""
+        """Return every metric of the process in Prometheus's text format.
+
+        Workers that share this port have a port each for theirs.
+        """
+        if workers > 1:
+            raise ConflictError(
+                f"expected a scrape of one process, found a port that {workers} workers share; "
+                f"scrape the {workers} ports from GMEM_GENERATOR__METRICS_PORT on"
+            )
         text = generate_latest(metrics.registry)
         return Response(text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 

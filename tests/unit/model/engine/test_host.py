@@ -131,6 +131,16 @@ def test_numbers_and_digests_load_on_demand(make_host: HostMaker, store: Store) 
     assert image.model == new.ref
 
 
+def test_a_version_may_be_loaded_before_it_is_asked_for(make_host: HostMaker, store: Store) -> None:
+    old = publish_tiny_model(store, seed=1)
+    new = publish_tiny_model(store, seed=2)
+    host = make_host()
+    assert host.versions() == [new.ref]
+    host.prepare("tiny@1")
+    assert set(host.versions()) == {old.ref, new.ref}
+    assert host.offer(make_task(model="tiny@1"), Recorder())
+
+
 def test_versions_asked_for_are_loaded_once_and_kept_up_to_a_limit(
     make_host: HostMaker, store: Store
 ) -> None:

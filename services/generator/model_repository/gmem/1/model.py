@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from replies import Outbox, Reply
 
-from gmem_model.engine.host import EngineHost
+from gmem_model.engine.opening import open_engine
 from gmem_shared import logs, triton_io
 from gmem_shared.errors import ConflictError, GmemError, InternalError, InvalidRequestError
 from gmem_shared.settings import Settings
-from gmem_shared.store import Store
 from gmem_shared.types import GenerationTask, ModelInfo
 
 log = structlog.get_logger(__name__)
@@ -35,7 +34,7 @@ TICK_SECONDS = 0.25
 
 
 class TritonPythonModel:
-    """Hands requests to the one `EngineHost` of this process and its images to Triton."""
+    """Hands requests to the engine and its images to Triton."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the store and start the engine."""
@@ -43,13 +42,7 @@ class TritonPythonModel:
         settings = Settings()
         logs.configure(settings.log)
         registry = CollectorRegistry()
-        self._host = EngineHost(
-            Store.from_url(settings.store.url, cache_dir=settings.store.cache_dir),
-            settings.engine,
-            poll_seconds=settings.store.poll_seconds,
-            default_model=settings.generator.default_model,
-            registry=registry,
-        )
+        self._host = open_engine(settings, registry)
         self._host.start()
         self._metrics = MetricsMirror(registry)
         self._lock = Lock()  # guards the replies
@@ -100,6 +93,7 @@ class TritonPythonModel:
                     f"task {task.id!r} is running already; give each task its own id"
                 )
             self._replies[task.id] = reply
+        reply.expected = len(task)
         if not self._host.offer(task, reply):
             self._submitters.submit(self._guard, reply, lambda: self._host.submit(task, reply))
 

@@ -47,6 +47,9 @@ class Reply:
 
     def __init__(self, sender: Any, outbox: Outbox) -> None:
         self.abandoned = False
+        self.expected = 0
+        """How many images there will be; the end follows the last one at once."""
+        self._taken = 0
         self._sender = sender
         self._outbox = outbox
         self._images: deque[GeneratedImage] = deque()
@@ -66,9 +69,11 @@ class Reply:
             return not self._sent and bool(self._sender.is_cancelled())
 
     def image(self, image: GeneratedImage) -> None:
-        """Send one finished image."""
+        """Send one finished image; the last one goes with the end."""
         self._images.append(image)
-        self._outbox.put(self)
+        self._taken += 1
+        if self._taken != self.expected:
+            self._outbox.put(self)
 
     def done(self) -> None:
         """End the reply."""

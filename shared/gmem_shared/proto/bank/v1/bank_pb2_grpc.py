@@ -44,6 +44,16 @@ class BankStub:
                 request_serializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.GatherRequest.SerializeToString,
                 response_deserializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.GatherResponse.FromString,
                 _registered_method=True)
+        self.StreamDraw = channel.unary_stream(
+                '/gmem.bank.v1.Bank/StreamDraw',
+                request_serializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.DrawRequest.SerializeToString,
+                response_deserializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.Snippets.FromString,
+                _registered_method=True)
+        self.StreamGather = channel.unary_stream(
+                '/gmem.bank.v1.Bank/StreamGather',
+                request_serializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.GatherRequest.SerializeToString,
+                response_deserializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.Snippets.FromString,
+                _registered_method=True)
         self.Search = channel.unary_unary(
                 '/gmem.bank.v1.Bank/Search',
                 request_serializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.SearchRequest.SerializeToString,
@@ -89,6 +99,20 @@ class BankServicer:
     def Gather(self, request, context):
         """Returns the named rows in the order asked for.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamDraw(self, request, context):
+        """The same answers in parts of about 1 MiB, without the limit on unary ones: the parts' rows, one
+        after another, are those of Draw and Gather. All parts come from one version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamGather(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -144,6 +168,16 @@ def add_BankServicer_to_server(servicer, server):
                     servicer.Gather,
                     request_deserializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.GatherRequest.FromString,
                     response_serializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.GatherResponse.SerializeToString,
+            ),
+            'StreamDraw': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamDraw,
+                    request_deserializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.DrawRequest.FromString,
+                    response_serializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.Snippets.SerializeToString,
+            ),
+            'StreamGather': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamGather,
+                    request_deserializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.GatherRequest.FromString,
+                    response_serializer=gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.Snippets.SerializeToString,
             ),
             'Search': grpc.unary_unary_rpc_method_handler(
                     servicer.Search,
@@ -230,6 +264,60 @@ class Bank:
             '/gmem.bank.v1.Bank/Gather',
             gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.GatherRequest.SerializeToString,
             gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.GatherResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamDraw(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gmem.bank.v1.Bank/StreamDraw',
+            gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.DrawRequest.SerializeToString,
+            gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.Snippets.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamGather(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gmem.bank.v1.Bank/StreamGather',
+            gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.GatherRequest.SerializeToString,
+            gmem__shared_dot_proto_dot_bank_dot_v1_dot_bank__pb2.Snippets.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,11 @@ class BankStub:
     """Draws rows for one or several requests, all from one version."""
     Gather: _grpc.UnaryUnaryMultiCallable[_bank_pb2.GatherRequest, _bank_pb2.GatherResponse]
     """Returns the named rows in the order asked for."""
+    StreamDraw: _grpc.UnaryStreamMultiCallable[_bank_pb2.DrawRequest, _bank_pb2.Snippets]
+    """The same answers in parts of about 1 MiB, without the limit on unary ones: the parts' rows, one
+    after another, are those of Draw and Gather. All parts come from one version.
+    """
+    StreamGather: _grpc.UnaryStreamMultiCallable[_bank_pb2.GatherRequest, _bank_pb2.Snippets]
     Search: _grpc.UnaryUnaryMultiCallable[_bank_pb2.SearchRequest, _bank_pb2.SearchResponse]
     """Returns the rows most similar to each query."""
     Describe: _grpc.UnaryUnaryMultiCallable[_bank_pb2.DescribeRequest, _bank_pb2.BankInfo]
@@ -56,6 +61,11 @@ class BankAsyncStub(BankStub):
     """Draws rows for one or several requests, all from one version."""
     Gather: _aio.UnaryUnaryMultiCallable[_bank_pb2.GatherRequest, _bank_pb2.GatherResponse]  # type: ignore[assignment]
     """Returns the named rows in the order asked for."""
+    StreamDraw: _aio.UnaryStreamMultiCallable[_bank_pb2.DrawRequest, _bank_pb2.Snippets]  # type: ignore[assignment]
+    """The same answers in parts of about 1 MiB, without the limit on unary ones: the parts' rows, one
+    after another, are those of Draw and Gather. All parts come from one version.
+    """
+    StreamGather: _aio.UnaryStreamMultiCallable[_bank_pb2.GatherRequest, _bank_pb2.Snippets]  # type: ignore[assignment]
     Search: _aio.UnaryUnaryMultiCallable[_bank_pb2.SearchRequest, _bank_pb2.SearchResponse]  # type: ignore[assignment]
     """Returns the rows most similar to each query."""
     Describe: _aio.UnaryUnaryMultiCallable[_bank_pb2.DescribeRequest, _bank_pb2.BankInfo]  # type: ignore[assignment]
@@ -82,6 +92,23 @@ class BankServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bank_pb2.GatherResponse, _abc.Awaitable[_bank_pb2.GatherResponse]]:
         """Returns the named rows in the order asked for."""
+
+    @_abc_1.abstractmethod
+    def StreamDraw(
+        self,
+        request: _bank_pb2.DrawRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_bank_pb2.Snippets], _abc.AsyncIterator[_bank_pb2.Snippets]]:
+        """The same answers in parts of about 1 MiB, without the limit on unary ones: the parts' rows, one
+        after another, are those of Draw and Gather. All parts come from one version.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamGather(
+        self,
+        request: _bank_pb2.GatherRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_bank_pb2.Snippets], _abc.AsyncIterator[_bank_pb2.Snippets]]: ...
 
     @_abc_1.abstractmethod
     def Search(

@@ -1,0 +1,1 @@
+"""What `benchmarks/bank.py` is made of."""

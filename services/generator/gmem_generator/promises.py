@@ -1,0 +1,77 @@
+"""What refused clients were told: come back then, and there will be room."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+HORIZON_SECONDS = 60
+"""Nobody is promised room later than this; whoever is told this long comes back as a newcomer."""
+
+_SLOTS_PER_SECOND = 4
+_SLOT_WORK_SECONDS = 0.9 / _SLOTS_PER_SECOND
+_GRACE_SLOTS = 2 * _SLOTS_PER_SECOND
+"""How late a client may be."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    work_seconds: float = 0.0
+    requests: Counter[Hashable] = field(default_factory=Counter)
+
+
+class Promises:
+    """A timetable of put-off work, in slots of a quarter of a second.
+
+    ``Retry-After`` is in whole seconds, so a client can only come back that many seconds after it
+    was refused; it is given the first of these slots that has room for its work. A client that
+    comes back is known by asking for the same thing at its time. Equal requests are
+    interchangeable: where many clients ask for the same, a newcomer may take another's place.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._slots: dict[int, _Slot] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether somebody may still come back."""
+        if self._slots:
+            oldest = self._slot() - _GRACE_SLOTS
+            for number in [number for number in self._slots if number < oldest]:
+                del self._slots[number]
+        return bool(self._slots)
+
+    def make(self, request: Hashable, work_seconds: float, earliest: float) -> int:
+        """Return after how many seconds a client shall come back.
+
+        Args:
+            request: What it asks for.
+            work_seconds: How long that takes.
+            earliest: Seconds until there can be room.
+        """
+        for wait in range(max(1, math.ceil(earliest)), HORIZON_SECONDS):
+            slot = self._slots.setdefault(self._slot(wait), _Slot())
+            if not slot.requests or slot.work_seconds + work_seconds <= _SLOT_WORK_SECONDS:
+                slot.work_seconds += work_seconds
+                slot.requests[request] += 1
+                return wait
+        return HORIZON_SECONDS
+
+    def keep(self, request: Hashable) -> bool:
+        """Return whether a client was told to come now; once for each time it was told."""
+        now = self._slot()
+        for number in range(now - _GRACE_SLOTS, now + 1):
+            slot = self._slots.get(number)
+            if slot is not None and slot.requests[request]:
+                slot.requests[request] -= 1
+                return True
+        return False
+
+    def _slot(self, wait: int = 0) -> int:
+        return int((self._clock() + wait) * _SLOTS_PER_SECOND)
