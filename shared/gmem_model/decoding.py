@@ -64,7 +64,6 @@ class Decoder:
         """Whether latents go through a network, which takes long."""
         return self._autoencoder is not None
 
-    @torch.inference_mode()
     def __call__(self, latents: Tensor) -> NDArray[np.uint8]:
         """Decode latents ``(n, C, S, S)`` to images, uint8 ``(n, height, width, channels)``."""
         values = latents
@@ -72,11 +71,12 @@ class Decoder:
             decoded = [self._decode(self._autoencoder, latent) for latent in latents.split(1)]
             values = torch.cat(decoded)
         if values.device.type == "cpu":
-            images = quantize_array(values.numpy(), self._eight_bit)
+            images = quantize_array(values.detach().numpy(), self._eight_bit)
         else:
             images = quantize(values, self._eight_bit).cpu().numpy()
         return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
+    @torch.inference_mode()
     def _decode(self, autoencoder: Autoencoder, latent: Tensor) -> Tensor:
         latent = latent.to(next(autoencoder.parameters()).device, torch.float32)
         return autoencoder.decode(self._scaling.to_autoencoder(latent))

@@ -21,6 +21,9 @@ Array = Any
 """``numpy.ndarray`` or `Tensor`, by where the networks are."""
 
 
+_NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
+
+
 class Arrays(ABC):
     """What differs between the two."""
 
@@ -35,6 +38,14 @@ class Arrays(ABC):
     @abstractmethod
     def of(self, values: Tensor) -> Array:
         """Return values, which may be anywhere, as an array."""
+
+    @abstractmethod
+    def of_each(self, values: Sequence[Tensor]) -> Array:
+        """Return values of one shape, which may be anywhere, as one array, as `stack` does."""
+
+    @abstractmethod
+    def cast(self, values: Array, dtype: torch.dtype) -> Array:
+        """Return floating point values in another precision."""
 
     @abstractmethod
     def stack(self, arrays: Sequence[Array]) -> Array:
@@ -67,6 +78,14 @@ class HostArrays(Arrays):
     def of(self, values: Tensor) -> Array:
         """Return values as an array."""
         return values.numpy()
+
+    def of_each(self, values: Sequence[Tensor]) -> Array:
+        """Return values of one shape as one array."""
+        return np.stack([value.numpy() for value in values])
+
+    def cast(self, values: Array, dtype: torch.dtype) -> Array:
+        """Return floating point values in another precision."""
+        return values.astype(_NUMPY_TYPES[dtype], copy=False)
 
     def stack(self, arrays: Sequence[Array]) -> Array:
         """Return arrays of one shape as one array, along a new first axis."""
@@ -106,6 +125,14 @@ class DeviceArrays(Arrays):
     def of(self, values: Tensor) -> Array:
         """Return values as an array."""
         return values.to(self._device)
+
+    def of_each(self, values: Sequence[Tensor]) -> Array:
+        """Return values of one shape as one array."""
+        return torch.stack(list(values)).to(self._device)
+
+    def cast(self, values: Array, dtype: torch.dtype) -> Array:
+        """Return floating point values in another precision."""
+        return values.to(dtype)
 
     def stack(self, arrays: Sequence[Array]) -> Array:
         """Return arrays of one shape as one array, along a new first axis."""

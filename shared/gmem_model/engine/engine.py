@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import structlog
 import torch
 from torch import Tensor
@@ -284,7 +285,7 @@ class Engine:
         """Decode latents and give the images to the listeners of their rows."""
         started = self._clock()
         try:
-            finite = latents.sum(dim=(1, 2, 3)).isfinite().tolist()
+            finite = np.isfinite(latents.cpu().numpy()).all(axis=(1, 2, 3)).tolist()
             pixels = self._decoder(latents)
         except Exception as error:  # as in `_turn`
             log.exception("engine.decoding.failed", model=str(self.version), rows=len(rows))

@@ -66,9 +66,11 @@ class Predictor:
         return fused_from is not None and rows >= fused_from
 
     def fused(self, x: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
-        """Return unguided predictions, for which nothing was prepared."""
-        network = self._networks.network
-        return network(x.to(self._dtype), times.to(self._dtype), conditions)
+        """Return unguided predictions, for which nothing was prepared.
+
+        States and times have the network's dtype.
+        """
+        return self._networks.network(x, times, conditions)
 
     def prepare(self, entries: Tensor, times: Tensor, weights: Tensor, conditions: Tensor) -> None:
         """Compute what these entries need, all ``(n, …)``; ``weights`` are those of guidance."""

@@ -83,6 +83,7 @@ class Rows:
         self._initial = InitialNoise(self._shape, arrays)
         examples = [plan(name, 2, process) for name in samplers_of(process)]
         history, dtype = max(example.history for example in examples), examples[0].dtype
+        self._dtype, self._network_dtype = dtype, networks.network.dtype
         self._x = arrays.zeros(capacity, *self._shape, dtype=dtype)
         self._base = arrays.zeros(capacity, *self._shape, dtype=dtype)
         self._history = arrays.zeros(capacity, history, *self._shape, dtype=dtype)
@@ -194,7 +195,9 @@ class Rows:
         tensor = self._arrays.tensor
         if fused:
             conditions = tensor(self._conditions[: len(x)])
-            prediction = self._predictor.fused(tensor(x), tensor(lines[:, TIME]), conditions)
+            values = self._arrays.cast(x, self._network_dtype)
+            times = self._arrays.cast(lines[:, TIME], self._network_dtype)
+            prediction = self._predictor.fused(tensor(values), tensor(times), conditions)
         elif kind.guided:
             weights = tensor(lines[:, GUIDANCE])
             prediction = self._predictor.guided(tensor(x), tensor(entries), weights)
@@ -213,7 +216,7 @@ class Rows:
         x[noisy] += amplitudes[noisy][:, None, None, None] * self._like_x(fresh)
 
     def _like_x(self, values: Array) -> Array:
-        return self._arrays.of(self._arrays.tensor(values).to(self._arrays.tensor(self._x).dtype))
+        return self._arrays.cast(values, self._dtype)
 
     def _begun(self, specs: Sequence[RowSpec], upcoming: Upcoming) -> tuple[Array, Array, Array]:
         """Return states, conditions and origins of rows at their start."""
@@ -221,7 +224,7 @@ class Rows:
         origins = self._arrays.integers(keys).T
         initial = self._initial.take([(spec.seed, spec.index) for spec in specs], upcoming)
         x = self._scaled(self._like_x(self._arrays.stack(initial)), specs, origins)
-        conditions = self._arrays.of(torch.stack([spec.condition for spec in specs]))
+        conditions = self._arrays.of_each([spec.condition for spec in specs])
         return x, conditions, origins
 
     def _scaled(self, x: Array, specs: Sequence[RowSpec], origins: Array) -> Array:
@@ -237,7 +240,7 @@ class Rows:
         return x
 
     def _column(self, values: list[float]) -> Array:
-        column = torch.tensor(values, dtype=self._arrays.tensor(self._x).dtype)
+        column = torch.tensor(values, dtype=self._dtype)
         return self._arrays.of(column)[:, None, None, None]
 
     def _load_windows(self) -> None:

@@ -57,7 +57,7 @@ class Windows:
 
     def load(self, slot: int, plan: Plan, begin: int) -> None:
         """Fill the window of a slot with a plan's lines from an evaluation on."""
-        lines = self._arrays.of(plan.lines[begin : begin + self.length])
+        lines = self._arrays.of(plan.lines)[begin : begin + self.length]
         entries = self.lines[slot * self.length : slot * self.length + len(lines)]
         width = lines.shape[1]
         entries[:, :width] = lines
