@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -50,8 +51,9 @@ def pool(store: Store, folder: Path, registry: CollectorRegistry) -> Iterator[En
     pool.start()
     eventually(lambda: all_ready(pool))
     yield pool
+    running = engine_processes(of=pool)
     pool.close()
-    assert engine_processes() == []
+    assert not any(process.is_running() for process in running)
 
 
 def all_ready(pool: EnginePool) -> bool:
@@ -59,8 +61,12 @@ def all_ready(pool: EnginePool) -> bool:
     return len(processes) == 2 and all(process.ready for process in processes)
 
 
-def engine_processes(parent: psutil.Process | None = None) -> list[psutil.Process]:
-    """The children of this process, or of another, that run engines."""
+def engine_processes(
+    parent: psutil.Process | None = None, *, of: EnginePool | None = None
+) -> list[psutil.Process]:
+    """The children of this process, or of another, that run engines; or those of a pool."""
+    if of is not None:
+        return [psutil.Process(process._process.pid) for process in of._processes.values()]
     return [child for child in (parent or psutil.Process()).children() if CHILD in child.cmdline()]
 
 
@@ -90,17 +96,27 @@ def test_a_divided_task_gives_the_images_of_a_whole_one(pool: EnginePool, store:
         host.close()
 
 
+def settled(value: Callable[[], float]) -> float:
+    """A metric once the processes, which tell theirs every second, have told all."""
+    last = value()
+    while True:
+        time.sleep(2.0)
+        if value() == last:
+            return last
+        last = value()
+
+
 def test_all_processes_share_the_work_and_their_metrics_add_up(
     pool: EnginePool, registry: CollectorRegistry
 ) -> None:
     def evaluated() -> float:
         return registry.get_sample_value("gmem_engine_evaluation_rows_sum") or 0.0
 
-    before = evaluated()
-    busy = [process.cpu_times().user for process in engine_processes()]
+    before = settled(evaluated)
+    busy = [process.cpu_times().user for process in engine_processes(of=pool)]
     generate(pool, pinned(pool, 400, sampler="euler", num_steps=10)).pixels()
     eventually(lambda: evaluated() == before + 4000)
-    after = [process.cpu_times().user for process in engine_processes()]
+    after = [process.cpu_times().user for process in engine_processes(of=pool)]
     assert all(late > early for early, late in zip(busy, after, strict=True))
 
 
@@ -123,7 +139,7 @@ def test_a_killed_process_fails_its_tasks_and_is_replaced(
     count = registry.get_sample_value("gmem_engine_evaluation_rows_count")
     divided = generate(pool, pinned(pool, 4000, num_steps=100))
     eventually(lambda: len(divided.images) > 0)
-    victim, _ = engine_processes()
+    victim, _ = engine_processes(of=pool)
     victim.kill()
     assert isinstance(divided.wait().error, NotReadyError)
     pool.check()
