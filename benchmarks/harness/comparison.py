@@ -13,7 +13,7 @@ from benchmarks.harness import arrivals
 from benchmarks.harness.interleave import interleaved, ratios
 from benchmarks.harness.load import Outcome, closed_loop, open_loop, throughput
 from benchmarks.harness.report import Plot, Table
-from benchmarks.harness.servers import Server
+from benchmarks.harness.servers import Server, awake, pause
 from benchmarks.harness.workload import Mix
 
 PERCENTILES = ("p50", "p90", "p95", "p99")
@@ -92,7 +92,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Bench:
-    """Running servers, and how long they are looked at.
+    """Running servers, of which all but the one under load stand still.
 
     Attributes:
         servers: By name.
@@ -105,6 +105,10 @@ class Bench:
     repetitions: int
     seconds: float
     clients: int
+
+    def __post_init__(self) -> None:
+        for server in self.servers.values():
+            pause(server)
 
     def saturate(self, mix: Mix, sides: Sequence[str]) -> dict[str, list[float]]:
         """Return requests per second at saturation, per side and repetition."""
@@ -120,7 +124,8 @@ class Bench:
     def _saturated(self, mix: Mix, server: Server, repetition: int) -> float:
         seconds = self._length(repetition)
         bodies = server.system.bodies(mix.requests(2000, seed=1000 + repetition))
-        outcomes = closed_loop(server.url, bodies, self.clients, seconds)
+        with awake(server):
+            outcomes = closed_loop(server.url, bodies, self.clients, seconds)
         _check(server, outcomes)
         rate = throughput(outcomes, seconds / 4, seconds)
         if not rate and repetition >= 0:
@@ -131,7 +136,8 @@ class Bench:
         rng = np.random.default_rng(2000 + repetition)
         times = load.process(load.rate, self._length(repetition), rng)
         requests = load.mix.requests(len(times), seed=3000 + repetition)
-        outcomes = open_loop(server.url, server.system.bodies(requests), times)
+        with awake(server):
+            outcomes = open_loop(server.url, server.system.bodies(requests), times)
         _check(server, outcomes)
         return [outcome.latency for outcome in outcomes]
 

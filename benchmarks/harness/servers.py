@@ -21,6 +21,9 @@ _CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, CLIENT_CORE = _CORES[0], _CORES[-1]
 """Servers share one core and the clients have another, so that neither takes from the other."""
 
+SETTLE_SECONDS = 0.5
+"""What a server that was paused needs before it is measured, to look at its store and the like."""
+
 START_SECONDS = 120.0
 LOGS = ROOT / ".gmem" / "bench" / "logs"
 
@@ -83,6 +86,22 @@ def serving(system: System, logs: Path = LOGS) -> Iterator[Server]:
         _stop(process)
 
 
+def pause(server: Server) -> None:
+    """Have a server stand still: one that only waits still takes turns on the core it shares."""
+    os.killpg(server.process, signal.SIGSTOP)
+
+
+@contextmanager
+def awake(server: Server) -> Iterator[None]:
+    """Let a paused server run for a while."""
+    os.killpg(server.process, signal.SIGCONT)
+    time.sleep(SETTLE_SECONDS)
+    try:
+        yield
+    finally:
+        pause(server)
+
+
 def pin_client() -> None:
     """Keep this process, the client, off the servers' core."""
     os.sched_setaffinity(0, {CLIENT_CORE})
@@ -124,6 +143,7 @@ def _post(server: Server, request: Request) -> Any:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Ask the whole group to end; what is left after ten seconds is killed."""
+    _signal(process, signal.SIGCONT)
     _signal(process, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(10)
