@@ -11,6 +11,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from tests.support.stack import wait_for
+
 pytestmark = pytest.mark.triton
 
 
@@ -38,7 +40,11 @@ def test_all_metrics_are_served(distributed) -> None:
     assert distributed.metric("gmem_bank_rows_total", f"http://127.0.0.1:{ports['bank_http']}") >= 2
     triton = f"http://127.0.0.1:{ports['triton_metrics']}"
     assert distributed.metric("nv_inference_request_success", triton) >= 1
-    assert distributed.metric("gmem_engine_evaluation_rows_count", triton) >= 1
+    # The engine's processes tell theirs every second.
+    wait_for(
+        lambda: distributed.metric("gmem_engine_evaluation_rows_count", triton) >= 1,
+        "evaluations among Triton's metrics",
+    )
 
 
 def test_the_bank_answers_over_http(distributed) -> None:
