@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from prometheus_client import CollectorRegistry
 
 from gmem_model.decoding import Decoder
@@ -51,3 +52,13 @@ def make_engine(registry: CollectorRegistry) -> Iterator[EngineMaker]:
     yield make
     for engine in engines:
         engine.close(drain_seconds=0)
+
+
+@pytest.fixture
+def as_the_engine_runs() -> Iterator[None]:
+    """One thread, and no gradients."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(threads)

@@ -17,16 +17,9 @@ from gmem_shared.model_config import Guidance, ModelConfig
 from gmem_shared.settings import EngineSettings
 from tests.support.models import label_config, tiny_config, tiny_network
 
+pytestmark = pytest.mark.usefixtures("as_the_engine_runs")
+
 CONFIGS = {"snippets": tiny_config(), "labels, guided": label_config()}
-
-
-@pytest.fixture(autouse=True)
-def _as_the_engine_runs():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 3, 8, 16, 17, 24, 64, 100])

@@ -37,6 +37,8 @@ from tests.support.models import (
     tiny_config,
 )
 
+pytestmark = pytest.mark.usefixtures("as_the_engine_runs")
+
 SHAPE = (1, 8, 8)
 BUDGET = 256 << 20
 
@@ -128,15 +130,6 @@ class Served:
 MODELS = [Served(name) for name in CONFIGS]
 DIGITS = MODELS[0]
 EVERY = [(model, sampler) for model in MODELS for sampler in model.samplers]
-
-
-@pytest.fixture(autouse=True)
-def _as_the_engine_runs():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
 
 
 def offline(model: Served, row: RowSpec) -> Tensor:
