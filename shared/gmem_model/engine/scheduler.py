@@ -189,8 +189,8 @@ class Scheduler(Generic[P]):
         late = self._seconds_late(task, now)
         if late > 0:
             raise OverloadedError(
-                f"expected to finish within the deadline, but {self.queue.rows} rows wait and it "
-                f"would pass {late:.1f} s before; try again then, or with a later deadline",
+                f"expected to finish within the deadline, but {self.queue.rows} rows wait and this "
+                f"would end {late:.1f} s late; try again in as long, or with a later deadline",
                 retry_after_seconds=max(1.0, late),
             )
 
