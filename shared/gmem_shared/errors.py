@@ -293,6 +293,11 @@ def from_problem(problem: dict[str, Any]) -> GmemError:
     )
 
 
+def copy_of(error: GmemError) -> GmemError:
+    """Copy an error that is raised many times, so that tracebacks do not pile up on it."""
+    return from_problem(to_problem(error))
+
+
 def error_classes() -> list[type[GmemError]]:
     """Return the whole tree, root first."""
     found: list[type[GmemError]] = [GmemError]

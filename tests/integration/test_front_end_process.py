@@ -22,7 +22,7 @@ from gmem_shared.draw import draw_rows
 from gmem_shared.store import Store
 from gmem_shared.types import ClassInfo, DrawSpec
 from tests.support import banks, fakes
-from tests.support.stack import free_port, wait_for
+from tests.support.stack import free_ports, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,7 +121,8 @@ def children(running: subprocess.Popen[str]) -> list[psutil.Process]:
 
 @pytest.fixture
 def metrics_port() -> int:
-    return free_port()
+    """The first of two: each worker takes one."""
+    return free_ports(2)[0]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
@@ -159,6 +160,7 @@ def test_each_worker_has_a_port_for_its_metrics_and_the_shared_one_has_none(metr
         url = address_of(running)
 
         def served() -> bool:
+            assert running.poll() is None, running.stderr.read()
             pages = [f"http://127.0.0.1:{metrics_port + number}/metrics" for number in range(2)]
             return all("gmem_generator_ready" in httpx.get(page).text for page in pages)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -18,6 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY
+from tests.support.stack import free_ports
 
 CONFIGURATION = """
 [global]
@@ -56,17 +56,10 @@ KEYS = {
 }
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 class _Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.gateway_port = _free_port()
-        self.monitor_port = _free_port()
+        self.gateway_port, self.monitor_port = free_ports(2)
         self.fsid = str(uuid4())
         self.environment = os.environ | {"CEPH_CONF": str(folder / "ceph.conf")}
         self.daemons: list[subprocess.Popen[bytes]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,9 +21,21 @@ START_SECONDS = 90.0
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> range:
+    """Adjacent ports nobody listens on, none of which the kernel gives to a connection."""
+    while True:
+        first = random.randrange(10_000, 30_000)
+        ports = range(first, first + count)
+        with contextlib.ExitStack() as probes:
+            try:
+                for port in ports:
+                    probes.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return ports
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
@@ -53,7 +66,7 @@ class Stack:
 
     def __post_init__(self) -> None:
         names = ("http", "bank_http", "bank_grpc", "triton_http", "triton_grpc", "triton_metrics")
-        self.ports = {name: free_port() for name in names}
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
 
     @property
     def url(self) -> str:

@@ -22,8 +22,7 @@ from gmem_shared.errors import (
     StorageError,
     UnknownBankError,
     UnsupportedVersionError,
-    from_problem,
-    to_problem,
+    copy_of,
 )
 from gmem_shared.store import AliasRecord, Repository, Store, Version
 from gmem_shared.types import DEFAULT_ALIAS, BankInfo, Reference, VersionRef
@@ -157,12 +156,12 @@ class BankHost:
         if target is not None:
             if target.snapshot is not None:
                 return target.snapshot
-            raise _again(target.error or NotReadyError(f"{bank} is being opened"))
+            raise copy_of(target.error or NotReadyError(f"{bank} is being opened"))
         snapshot = self._snapshots.find(reference.name, reference.selector)
         if snapshot is not None:
             return snapshot
         if isinstance(self._store_error, StorageError):
-            raise _again(self._store_error)
+            raise copy_of(self._store_error)
         repository = self._store.repository("banks", reference.name)
         return self._snapshots.get(repository.resolve(reference.selector))
 
@@ -308,8 +307,3 @@ class BankHost:
         return "; ".join(self.problems()) or (
             f"the store has no bank with alias {DEFAULT_ALIAS!r}; publish one and set the alias"
         )
-
-
-def _again(error: GmemError) -> GmemError:
-    """Copy an error that is raised many times, so that tracebacks do not pile up on it."""
-    return from_problem(to_problem(error))

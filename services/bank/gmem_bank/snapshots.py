@@ -13,7 +13,7 @@ from weakref import WeakSet
 from gmem_bank.index import Searcher
 from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import INDEX, open_bank
-from gmem_shared.errors import CorruptVersionError, NotReadyError
+from gmem_shared.errors import CorruptVersionError, GmemError, NotReadyError, copy_of
 from gmem_shared.store import Repository, Version
 from gmem_shared.types import VersionRef
 
@@ -85,6 +85,7 @@ class SnapshotCache:
 
         Raises:
             CorruptVersionError: Its files are not the published ones.
+            GmemError: It cannot be opened; those who waited for it are told the same.
             NotReadyError: Another thread is still opening it.
         """
         ref = version.ref
@@ -130,16 +131,18 @@ class SnapshotCache:
             snapshot = self._open_version(version)
             self._add(snapshot)
             opening.set_result(snapshot)
-        except CorruptVersionError as error:
-            with self._lock:
-                self._refused[version.ref] = (error.detail, self._clock() + _REFUSAL_SECONDS)
+        except GmemError as error:
+            if isinstance(error, CorruptVersionError):
+                with self._lock:
+                    self._refused[version.ref] = (error.detail, self._clock() + _REFUSAL_SECONDS)
+            opening.set_exception(error)
             raise
         else:
             return snapshot
         finally:
             with self._lock:
                 del self._opening[version.ref]
-            opening.cancel()  # wakes those who wait; without effect once there is a result
+            opening.cancel()  # wakes those who wait; without effect once there is an outcome
 
     def _add(self, snapshot: Snapshot) -> None:
         with self._lock:
@@ -156,6 +159,8 @@ class SnapshotCache:
     def _wait(self, ref: VersionRef, opening: Future[Snapshot]) -> Snapshot:
         try:
             return opening.result(timeout=_OPEN_WAIT_SECONDS)
+        except GmemError as error:
+            raise copy_of(error) from error
         except (TimeoutError, CancelledError) as error:
             raise NotReadyError(
                 f"bank version {ref} is being opened; ask again", retry_after_seconds=1.0

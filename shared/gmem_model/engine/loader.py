@@ -12,7 +12,7 @@ from gmem_model.engine.engine import Engine
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.models import measure, open_network, read_config, try_out
 from gmem_model.engine.runtimes import prepare
-from gmem_shared.errors import GmemError, InternalError, StorageError, from_problem, to_problem
+from gmem_shared.errors import GmemError, InternalError, StorageError, copy_of
 from gmem_shared.model_config import ModelConfig
 from gmem_shared.settings import EngineSettings
 from gmem_shared.store import Repository, Store, Version
@@ -85,7 +85,7 @@ class Loader:
         """
         until, refusal = self._refused.get(version.ref, (0.0, None))
         if refusal is not None and self._clock() < until:
-            raise from_problem(to_problem(refusal))
+            raise copy_of(refusal)
         try:
             engine = self._build(version)
         except StorageError:

@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +378,27 @@ def test_a_version_is_opened_once_however_many_ask(store: Store) -> None:
     assert len(opened) == 1
     assert len(found) == 8
     assert len({id(snapshot) for snapshot in found}) == 1
+
+
+def test_those_who_wait_for_a_version_are_told_why_it_cannot_be_opened(store: Store) -> None:
+    version = banks.publish(store)
+    opening, release = threading.Event(), threading.Event()
+
+    def refuse(_: Version) -> Snapshot:
+        opening.set()
+        assert release.wait(WAIT_SECONDS)
+        raise CorruptVersionError("classes.json differs")
+
+    cache = SnapshotCache(refuse, 1, clock=lambda: 0.0)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, version)
+        assert opening.wait(WAIT_SECONDS)
+        second = pool.submit(cache.get, version)
+        wait_until(lambda: second.running())
+        release.set()
+        for asked in (first, second):
+            with pytest.raises(CorruptVersionError, match=r"classes\.json differs"):
+                asked.result()
 
 
 def test_a_swap_leaves_cores_to_those_that_are_served(
