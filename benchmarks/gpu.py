@@ -111,7 +111,7 @@ class Bench:
             graphs=Graphs(self.rows, strict=strict, record=record) if graphs else None,
         )
         table = plan("euler-maruyama", (self.repetitions + 2) * (evaluations + 2), Interpolant())
-        condition = self.networks.network.no_condition(1)[0]
+        condition = self.networks.network.no_condition(1)[0].numpy()
         with torch.inference_mode():
             state.join([RowSpec(table, condition, seed, 0) for seed in range(rows)])
         return lambda _: self._rate(state.step, rows, evaluations)

@@ -18,13 +18,14 @@ from gmem_model.decoding import Decoder
 from gmem_model.engine.batching import batching_of
 from gmem_model.engine.delivery import Delivery
 from gmem_model.engine.graphs import graphs_of
+from gmem_model.engine.initial import Origin
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.pace import Pace
 from gmem_model.engine.request import check_task, resolve_guidance, resolve_sampler
 from gmem_model.engine.rows import Rows, cached_plan
 from gmem_model.engine.scheduler import Scheduler
 from gmem_model.engine.task import Row, Task
-from gmem_model.engine.windows import RowSpec
+from gmem_model.engine.windows import ConditionArray, RowSpec
 from gmem_model.guidance import GuidedNetwork
 from gmem_model.samplers import Plan
 from gmem_shared.errors import (
@@ -62,11 +63,18 @@ class Listener(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """What the scheduler carries for the engine; ``error`` is why the task ended early."""
+    """What the scheduler carries for the engine.
+
+    Attributes:
+        origins: Seed and index of each row.
+        delivered: Images that the listener has.
+        error: Why the task ended early.
+    """
 
     request: GenerationTask
     listener: Listener
     plan: Plan
+    origins: list[Origin]
     delivered: int = 0
     error: GmemError | None = None
 
@@ -117,7 +125,6 @@ class Engine:
         self._scheduler: Scheduler[Work] = Scheduler(batching, settings.max_waiting_rows, pace)
         self._ended: list[Task[Work]] = []
         self._closing = False
-        self._reported = (0, 0)
         self._decoder = decoder
         self._delivery = Delivery(decoder, network.network.device, settings.threads)
         self._thread = threading.Thread(target=self._run, name=f"engine-{version}", daemon=True)
@@ -129,6 +136,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the thread."""
+        self._metrics.watch(self._scheduler)
         self._thread.start()
 
     def submit(self, task: GenerationTask, listener: Listener) -> bool:
@@ -142,6 +150,7 @@ class Engine:
         sampler, num_steps = resolve_sampler(task, self.config, self._settings.max_steps)
         guidance = resolve_guidance(task, self.config)
         plan = cached_plan(sampler, num_steps, self.config.process, guidance)
+        origins = list(zip(task.seeds.tolist(), task.indices.tolist(), strict=True))
         with self._changed:
             if self._closing:
                 return False
@@ -151,12 +160,11 @@ class Engine:
                 id=task.id,
                 rows=len(task),
                 evaluations=len(plan),
-                payload=Work(task, listener, plan),
+                payload=Work(task, listener, plan, origins),
                 priority=task.priority,
                 deadline=None if seconds is None else now + seconds,
             )
             self._scheduler.submit(scheduled, now)
-            self._report()
             self._changed.notify()
             return True
 
@@ -189,6 +197,7 @@ class Engine:
             while self._wait():
                 self._turn()
         self._delivery.close()
+        self._metrics.forget(self._scheduler)
 
     def _wait(self) -> bool:
         """Block until there is something to do; false when there never will be."""
@@ -228,9 +237,7 @@ class Engine:
                 self._end(task, error)
             # Under the same lock: a row stopped after this keeps its slot for one evaluation more.
             self._release_slots()
-            joined = self._scheduler.admit(now)
-            self._report()
-            return joined
+            return self._scheduler.admit(now)
 
     def _release_slots(self) -> None:
         """Free the slots of rows that were stopped before their image was delivered."""
@@ -248,12 +255,11 @@ class Engine:
             slots = self._rows.join([_spec(row) for row in rows], self._upcoming)
             self._slots.update(zip(rows, slots, strict=True))
 
-    def _upcoming(self, rows: int) -> list[tuple[int, int]]:
+    def _upcoming(self, rows: int) -> list[Origin]:
         """Return seed and index of the rows that will join next."""
         with self._changed:
-            waiting = list(self._scheduler.queue.upcoming(rows))
-        requests = [(task.payload.request, position) for task, position in waiting]
-        return [(int(r.seeds[position]), int(r.indices[position])) for r, position in requests]
+            waiting = self._scheduler.queue.upcoming(rows)
+            return [task.payload.origins[position] for task, position in waiting]
 
     def _evaluate(self) -> list[Row[Work]]:
         """Take the running rows one evaluation further and return those that are finished."""
@@ -263,12 +269,9 @@ class Engine:
         started = self._clock()
         self._rows.step()
         seconds = self._clock() - started
-        self._metrics.evaluation_rows.observe(rows)
-        self._metrics.evaluation_seconds.observe(seconds)
+        self._metrics.evaluated(rows, seconds)
         with self._changed:
-            finished = self._scheduler.advance(rows, seconds)
-            self._report()
-            return finished
+            return self._scheduler.advance(rows, seconds)
 
     def _deliver(self, rows: Sequence[Row[Work]]) -> None:
         """Have finished rows decoded and handed over; their places are free at once."""
@@ -351,30 +354,16 @@ class Engine:
         if task.payload.error is None:
             task.payload.error = error
             self._ended.append(task)
-        self._report()
         self._changed.notify()
-
-    def _report(self) -> None:
-        """Move the gauges, which all engines of the process share, by what changed here."""
-        counts = (self._scheduler.waiting_rows, self._scheduler.running_rows)
-        gauges = (self._metrics.rows_waiting, self._metrics.rows_running)
-        for gauge, count, reported in zip(gauges, counts, self._reported, strict=True):
-            if count != reported:
-                gauge.inc(count - reported)
-        self._reported = counts
 
 
 def _spec(row: Row[Work]) -> RowSpec:
-    request, plan = row.task.payload.request, row.task.payload.plan
-    return RowSpec(
-        plan=plan if len(plan) == row.evaluations else plan.padded(row.evaluations),
-        condition=_condition(request, row.position),
-        seed=int(request.seeds[row.position]),
-        index=int(request.indices[row.position]),
-    )
+    work, position = row.task.payload, row.position
+    plan = work.plan if len(work.plan) == row.evaluations else work.plan.padded(row.evaluations)
+    return RowSpec(plan, _condition(work.request, position), *work.origins[position])
 
 
-def _condition(request: GenerationTask, position: int) -> Tensor:
+def _condition(request: GenerationTask, position: int) -> ConditionArray:
     if request.snippets is not None:
-        return torch.from_numpy(request.snippets[position])
-    return torch.tensor(-1 if request.labels is None else int(request.labels[position]))
+        return request.snippets[position]
+    return np.array(-1 if request.labels is None else request.labels[position], np.int64)

@@ -70,7 +70,7 @@ def try_out(network: GuidedNetwork, config: ModelConfig, version: VersionRef) ->
     """
     guidance = config.guidance and Guidance(scale=2.0)
     default = plan(config.default_sampler, config.default_steps, config.process, guidance)
-    row = RowSpec(default, network.network.no_condition(1)[0], seed=0, index=0)
+    row = RowSpec(default, network.network.no_condition(1)[0].numpy(), seed=0, index=0)
     with torch.inference_mode():
         alone, *company = (_first_step(network, config, [row] * n) for n in (1, 1 + _COMPANY))
     latents = torch.cat([alone, *company])

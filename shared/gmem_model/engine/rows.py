@@ -88,8 +88,11 @@ class Rows:
         self._base = arrays.zeros(capacity, *self._shape, dtype=dtype)
         self._history = arrays.zeros(capacity, history, *self._shape, dtype=dtype)
         self._conditions = arrays.of(networks.network.no_condition(capacity))
-        self._origins = arrays.zeros(3, capacity, dtype=torch.int64)
+        self._origins = arrays.zeros(capacity, 3, dtype=torch.int64)
         self._entries = arrays.zeros(capacity, dtype=torch.int64)
+        self._by_place = (
+            self._x, self._base, self._history, self._conditions, self._origins, self._entries,
+        )  # fmt: skip
         self._clock = arrays.zeros(1, dtype=torch.int64)
         width = FACTORS + 2 + history
         lines = arrays.zeros(capacity * self.window, width, dtype=dtype)
@@ -119,12 +122,12 @@ class Rows:
             self._places[place] = self._seats[slot] = seat
             self._due[self._evaluation].append(seat)
             self._needs += spec.plan.needs
-        x, conditions, origins = begun
-        self._x[places] = x
-        self._base[places] = x
-        self._history[places] = 0.0
-        self._conditions[places] = conditions
-        self._origins[:, places] = origins
+        put, (x, conditions, origins) = self._arrays.put, begun
+        put(self._x, places, x)
+        put(self._base, places, x)
+        self._arrays.clear(self._history, places)
+        put(self._conditions, places, conditions)
+        put(self._origins, places, origins)
         return slots
 
     def _take_places(self, rows: int) -> list[int]:
@@ -207,7 +210,7 @@ class Rows:
 
     def _add_noise(self, x: Array, amplitudes: Array, n: int) -> None:
         """Add fresh noise of these amplitudes, ``(n,)``, to the states in place."""
-        seeds, indices, firsts = self._origins[:, :n]
+        seeds, indices, firsts = self._origins[:n].T
         stages = self._clock - firsts + noise.stage_of_evaluation(0)
         noisy: Array = slice(None)
         if isinstance(x, np.ndarray):  # on a GPU, where work must not vary, for all
@@ -221,7 +224,7 @@ class Rows:
     def _begun(self, specs: Sequence[RowSpec], upcoming: Upcoming) -> tuple[Array, Array, Array]:
         """Return states, conditions and origins of rows at their start."""
         keys = [(signed(spec.seed), spec.index, self._evaluation) for spec in specs]
-        origins = self._arrays.integers(keys).T
+        origins = self._arrays.integers(keys)
         initial = self._initial.take([(spec.seed, spec.index) for spec in specs], upcoming)
         x = self._scaled(self._like_x(self._arrays.stack(initial)), specs, origins)
         conditions = self._arrays.of_each([spec.condition for spec in specs])
@@ -233,8 +236,9 @@ class Rows:
             x = self._column([spec.plan.initial_scale for spec in specs]) * x
         if any(spec.plan.initial_noise for spec in specs):
             amplitudes = self._column([spec.plan.initial_noise for spec in specs])
-            stages = 0 * origins[0] + noise.BEFORE_FIRST_EVALUATION
-            fresh = self._arrays.normal(origins[0], origins[1], stages, self._shape)
+            seeds, indices, _ = origins.T
+            stages = 0 * seeds + noise.BEFORE_FIRST_EVALUATION
+            fresh = self._arrays.normal(seeds, indices, stages, self._shape)
             added = x + amplitudes * self._like_x(fresh)
             x = self._arrays.where(amplitudes != 0, added, x)
         return x
@@ -256,7 +260,7 @@ class Rows:
             if begin + self.window < len(seat.spec.plan):
                 self._due[self._evaluation + self.window].append(seat)
         entries = self._arrays.integers([seat.slot * self.window for seat in seats])
-        self._entries[[seat.place for seat in seats]] = entries
+        self._arrays.put(self._entries, [seat.place for seat in seats], entries)
 
     def _prepare(self) -> None:
         """Have modulations computed for what is left of windows that have none."""
@@ -266,9 +270,9 @@ class Rows:
             done = self._evaluation - seat.first - begin
             end = min(len(seat.spec.plan) - begin, self.window)
             spans.append(slot * self.window + torch.arange(done, max(done, end)))
-            conditions += [seat.spec.condition] * len(spans[-1])
+            conditions += [torch.from_numpy(seat.spec.condition)] * len(spans[-1])
         self._unprepared.clear()
-        if conditions:
+        if spans:
             entries = self._arrays.tensor(self._arrays.of(torch.cat(spans)))
             lines = self._arrays.tensor(self._windows.lines)[entries]
             condition = torch.stack(conditions).to(entries.device)
@@ -285,9 +289,8 @@ class Rows:
         if not movers:
             return
         sources = [seat.place for seat in movers]
-        for array in (self._x, self._base, self._history, self._conditions, self._entries):
+        for array in self._by_place:
             array[free] = array[sources]
-        self._origins[:, free] = self._origins[:, sources]
         for place, seat in zip(free, movers, strict=True):
             self._places[place], seat.place = seat, place
 

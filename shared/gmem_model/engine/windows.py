@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from gmem_model.engine.arrays import Array, Arrays
 from gmem_model.samplers import Plan
@@ -14,18 +15,22 @@ MAX_WINDOW = 32
 """Longest window, in evaluations: bounds the work that an admission adds to one evaluation."""
 
 
-@dataclass(frozen=True, eq=False)
+ConditionArray = NDArray[np.float32] | NDArray[np.int64]
+"""A snippet, float32 ``(d,)``, as stored in the bank, or a class id, int64 ``()``."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class RowSpec:
     """What one image depends on.
 
     Attributes:
         plan: Its evaluations.
-        condition: Its snippet, float32 ``(d,)``, as stored in the bank, or class id, int64 ``()``.
+        condition: Its snippet or class id.
         seed, index: Its noise stream, and its number within it.
     """
 
     plan: Plan
-    condition: Tensor
+    condition: ConditionArray
     seed: int
     index: int
 

@@ -58,7 +58,7 @@ def specs_of(config: ModelConfig) -> list[RowSpec]:
         table = plan(samplers[number % len(samplers)], 2 + number % 3, config.process, guidance)
         generator = torch.Generator().manual_seed(number)
         snippet = torch.randn(64, generator=generator)
-        condition = torch.tensor(number % 3) if labels else snippet
+        condition = (torch.tensor(number % 3) if labels else snippet).numpy()
         return RowSpec(table, condition, seed=number, index=number % 5)
 
     return [spec(number) for number in range(20)]

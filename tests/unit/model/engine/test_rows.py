@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gmem_model import noise
 from gmem_model.engine.rows import Rows
-from gmem_model.engine.windows import MAX_WINDOW, RowSpec
+from gmem_model.engine.windows import MAX_WINDOW, ConditionArray, RowSpec
 from gmem_model.guidance import GuidedNetwork
 from gmem_model.samplers import integrate, plan, samplers_of
 from gmem_shared.model_config import (
@@ -119,12 +119,12 @@ class Served:
         table = plan(sampler, num_steps, self.config.process, guidance)
         return RowSpec(table, self.condition(number), seed=number, index=number % 7)
 
-    def condition(self, number: int) -> Tensor:
+    def condition(self, number: int) -> ConditionArray:
         condition = self.config.architecture.condition
         if isinstance(condition, SnippetCondition):
             snippet = np.random.default_rng(number).standard_normal(condition.dimension)
-            return torch.from_numpy(snippet.astype(np.float32))
-        return torch.tensor(number % 3 if isinstance(condition, LabelCondition) else -1)
+            return snippet.astype(np.float32)
+        return np.array(number % 3 if isinstance(condition, LabelCondition) else -1)
 
 
 MODELS = [Served(name) for name in CONFIGS]
@@ -140,7 +140,7 @@ def offline(model: Served, row: RowSpec) -> Tensor:
     def normal(stage: int) -> Tensor:
         return torch.from_numpy(noise.normal(seeds, indices, np.array([stage]), shape))
 
-    predict, reference = model.networks.predictors(row.condition[None])
+    predict, reference = model.networks.predictors(torch.from_numpy(row.condition)[None])
     return integrate(
         row.plan,
         predict,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from gmem_model.engine.batching import Continuous
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.pool.merging import MergedMetrics
+from gmem_model.engine.scheduler import Scheduler
 
 
 class Process:
@@ -14,10 +16,12 @@ class Process:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.metrics = EngineMetrics(self.registry)
+        self.scheduler: Scheduler[None] = Scheduler(Continuous(1), 1)
+        self.metrics.watch(self.scheduler)
 
     def evaluate(self, rows: int, running: int) -> None:
-        self.metrics.evaluation_rows.observe(rows)
-        self.metrics.rows_running.set(running)
+        self.metrics.evaluated(rows, seconds=0.001)
+        self.scheduler.running_rows = running
         self.metrics.wasted_evaluations.labels("cancelled").inc(rows)
 
 

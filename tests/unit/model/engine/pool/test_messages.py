@@ -78,10 +78,10 @@ def test_messages_keep_their_order_however_many_there_are() -> None:
 
 def test_metrics_arrive() -> None:
     registry = CollectorRegistry()
-    EngineMetrics(registry).rows_running.set(3)
+    EngineMetrics(registry).swaps.labels("tiny").inc(3)
     families = passed(Metrics(list(registry.collect())))[0].families
     samples = {sample.name: sample.value for family in families for sample in family.samples}
-    assert samples["gmem_engine_rows_running"] == 3
+    assert samples["gmem_engine_swaps_total"] == 3
 
 
 def test_nobody_waits_when_the_other_side_is_gone() -> None:
