@@ -82,16 +82,18 @@ class BankData:
         deleted: NDArray[np.bool_] = (bits & 1) != 0
         return deleted
 
-    def take(self, rows: NDArray[np.int64]) -> Snippets:
+    def take(self, rows: NDArray[np.int64], *, drawn: bool = False) -> Snippets:
         """Copy rows out of the mapping, in the order given.
 
         Args:
             rows: int64 ``(m,)``.
+            drawn: Whether they come from a draw, which only gives rows that exist.
 
         Raises:
             UnknownRowError: A row is out of range or tombstoned.
         """
-        self._check_exist(rows)
+        if not drawn:
+            self._check_exist(rows)
         return Snippets(
             version=self.version,
             encoder=self.encoder,

@@ -7,8 +7,10 @@ enters, so 1 x 256 rows equal 8 x 32 rows, on any machine and for ever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,35 +43,35 @@ def draw_rows(data: BankData, specs: Sequence[DrawSpec]) -> NDArray[np.int64]:
     for spec in specs:
         _check_stream(spec)
     scopes = {labels: _Scope.of(data, labels) for labels in {spec.labels for spec in specs}}
-    counts = [spec.count for spec in specs]
-    targets = _few_targets if sum(counts) <= _FEW else _many_targets
-    target = targets(data.version.digest, specs, [scopes[s.labels].total for s in specs])
-    ends = np.cumsum(counts)
-    for spec, end in zip(specs, ends.tolist(), strict=True):
-        scopes[spec.labels].locate(target[end - spec.count : end])
-    rows: NDArray[np.int64] = np.searchsorted(data.cumulative_weights, target, side="right") - 1
+    few = sum(spec.count for spec in specs) <= _FEW
+    targets = (_few_targets if few else _many_targets)(data.version.digest, specs, scopes)
+    rows: NDArray[np.int64] = data.cumulative_weights.searchsorted(targets, side="right") - 1
     return rows
 
 
-def _few_targets(digest: str, specs: Sequence[DrawSpec], totals: Sequence[np.uint64]) -> Words64:
-    """Return a random integer below its total for every row, without arrays on the way."""
+def _few_targets(digest: str, specs: Sequence[DrawSpec], scopes: Scopes) -> Words64:
+    """Return a random cumulative weight for every row, without arrays on the way."""
     identity = _identity(digest)
     return np.array(
         [
-            philox64(number, identity, spec.seed) * int(total) >> 64
-            for spec, total in zip(specs, totals, strict=True)
+            scope.locate(philox64(number, identity, spec.seed) * scope.total >> 64)
+            for spec in specs
+            for scope in (scopes[spec.labels],)
             for number in range(spec.offset, spec.offset + spec.count)
         ],
         np.uint64,
     )
 
 
-def _many_targets(digest: str, specs: Sequence[DrawSpec], totals: Sequence[np.uint64]) -> Words64:
+def _many_targets(digest: str, specs: Sequence[DrawSpec], scopes: Scopes) -> Words64:
     counts = [spec.count for spec in specs]
     seeds = np.repeat(np.array([spec.seed for spec in specs], np.uint64), counts)
     numbers = np.concatenate([_numbers(spec) for spec in specs])
-    bounds = np.repeat(np.array(totals, np.uint64), counts)
-    return multiply_high(uniform64(digest, seeds, numbers), bounds)
+    bounds = np.repeat(np.array([scopes[s.labels].total for s in specs], np.uint64), counts)
+    targets = multiply_high(uniform64(digest, seeds, numbers), bounds)
+    for spec, end in zip(specs, np.cumsum(counts).tolist(), strict=True):
+        scopes[spec.labels].locate_all(targets[end - spec.count : end])
+    return targets
 
 
 def _identity(digest: str) -> int:
@@ -118,8 +120,8 @@ class _Scope:
         bounds: Running sum of the weights of the ranges.
     """
 
-    floors: Words64
-    bounds: Words64
+    floors: list[int]
+    bounds: list[int]
 
     @classmethod
     def of(cls, data: BankData, labels: tuple[int, ...] | None) -> _Scope:
@@ -128,9 +130,10 @@ class _Scope:
             ranges = [data.class_rows(label) for label in sorted(set(labels))]
         if not ranges:
             raise OutOfRangeError("labels: expected at least one, or none given for all classes")
-        begins, ends = np.array(ranges).T
-        floors = data.cumulative_weights[begins]
-        scope = cls(floors, np.cumsum(data.cumulative_weights[ends] - floors))
+        weights = data.cumulative_weights
+        floors = [int(weights[begin]) for begin, _ in ranges]
+        sizes = (int(weights[end]) - floor for (_, end), floor in zip(ranges, floors, strict=True))
+        scope = cls(floors, list(accumulate(sizes)))
         if not scope.total:
             named = "the bank" if labels is None else f"class set {sorted(set(labels))[:5]}"
             raise OutOfRangeError(
@@ -140,18 +143,28 @@ class _Scope:
         return scope
 
     @property
-    def total(self) -> np.uint64:
+    def total(self) -> int:
         """Weight of all ranges."""
-        return np.uint64(self.bounds[-1])
+        return self.bounds[-1]
 
-    def locate(self, target: Words64) -> None:
-        """Turn targets below ``total`` into cumulative weights of the bank, in place."""
+    def locate(self, target: int) -> int:
+        """Turn a target below ``total`` into a cumulative weight of the bank."""
+        chosen = bisect_right(self.bounds, target)
+        return self.floors[chosen] + target - (self.bounds[chosen - 1] if chosen else 0)
+
+    def locate_all(self, targets: Words64) -> None:
+        """Do what `locate` does with many, in place."""
         if len(self.floors) == 1:
-            target += self.floors[0]
+            targets += np.uint64(self.floors[0])
             return
-        chosen = np.searchsorted(self.bounds, target, side="right")
-        before = np.concatenate([np.zeros(1, np.uint64), self.bounds[:-1]])
-        target += self.floors[chosen] - before[chosen]
+        bounds, floors = np.array(self.bounds, np.uint64), np.array(self.floors, np.uint64)
+        chosen = np.searchsorted(bounds, targets, side="right")
+        before = np.concatenate([np.zeros(1, np.uint64), bounds[:-1]])
+        targets += floors[chosen] - before[chosen]
+
+
+Scopes = Mapping[tuple[int, ...] | None, _Scope]
+"""By the labels that draws name."""
 
 
 def _numbers(spec: DrawSpec) -> Words64:

@@ -47,6 +47,7 @@ class BankService:
     def __init__(self, host: BankHost, *, max_rows: int, registry: CollectorRegistry) -> None:
         self.host = host
         self._max_rows = max_rows
+        self._counting = telemetry.Counting(registry)
         self._requests = telemetry.BANK_REQUESTS.counter(registry)
         self._seconds = telemetry.BANK_REQUEST_SECONDS.histogram(registry)
         self._rows = telemetry.BANK_ROWS.counter(registry)
@@ -73,7 +74,7 @@ class BankService:
         with self._observed("draw"):
             snapshot = self.host.resolve(bank)
             rows = self._drawn(snapshot, specs, unary=unary)
-            return self._take(snapshot, rows), [spec.count for spec in specs]
+            return self._take(snapshot, rows, drawn=True), [spec.count for spec in specs]
 
     def stream_draw(self, bank: str, specs: Sequence[DrawSpec]) -> Iterator[Snippets]:
         """As `draw`, in parts of about 1 MiB."""
@@ -202,9 +203,11 @@ class BankService:
         for start in range(0, len(rows), step):
             yield self._take(snapshot, rows[start : start + step])
 
-    def _take(self, snapshot: Snapshot, rows: NDArray[np.int64]) -> Snippets:
-        snippets = snapshot.data.take(rows)
-        self._rows.inc(len(rows))
+    def _take(
+        self, snapshot: Snapshot, rows: NDArray[np.int64], *, drawn: bool = False
+    ) -> Snippets:
+        snippets = snapshot.data.take(rows, drawn=drawn)
+        self._counting.note(self._rows.inc, len(rows))
         return snippets
 
     def _check_rows(self, snapshot: Snapshot, count: int, *, unary: bool) -> None:
@@ -227,8 +230,11 @@ class BankService:
             code = error.code
             raise
         finally:
-            self._requests.labels(method, code).inc()
-            self._seconds.labels(method).observe(time.perf_counter() - begin)
+            self._counting.note(self._count, method, code, time.perf_counter() - begin)
+
+    def _count(self, method: str, code: str, seconds: float) -> None:
+        self._requests.labels(method, code).inc()
+        self._seconds.labels(method).observe(seconds)
 
 
 def _row_bytes(snapshot: Snapshot) -> int:

@@ -78,7 +78,7 @@ class Drawer:
         """Draw without a task of its own, while nobody else does; who comes meanwhile waits."""
         turn = self._turns[bank] = asyncio.Lock()
         async with turn:
-            self._metrics.draw_requests.observe(1)
+            self._metrics.drawn(1)
             return (await self._bank.draw(bank, (spec,)))[0]
 
     async def _answer(self, bank: str, batch: _Batch) -> list[Snippets]:
@@ -86,7 +86,7 @@ class Drawer:
         async with turn:
             await asyncio.sleep(self._window_seconds)
             del self._gathering[bank]
-            self._metrics.draw_requests.observe(len(batch.specs))
+            self._metrics.drawn(len(batch.specs))
             return await self._bank.draw(bank, tuple(batch.specs))
 
 

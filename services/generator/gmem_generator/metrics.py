@@ -15,6 +15,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._counting = telemetry.Counting(registry)
         self.requests = telemetry.GENERATOR_REQUESTS.counter(registry)
         self.request_seconds = telemetry.GENERATOR_REQUEST_SECONDS.histogram(registry)
         self.stage_seconds = telemetry.GENERATOR_STAGE_SECONDS.histogram(registry)
@@ -27,8 +28,28 @@ class Metrics:
         self.ready = telemetry.GENERATOR_READY.gauge(registry)
         self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
 
+    def finished(self, route: str, status: int, seconds: float) -> None:
+        """Record that a request was answered."""
+        self._counting.note(self._count_request, route, status, seconds)
+
+    def _count_request(self, route: str, status: int, seconds: float) -> None:
+        self.requests.labels(route, str(status)).inc()
+        self.request_seconds.labels(route).observe(seconds)
+
+    def generated(self, images: int, evaluations: int) -> None:
+        """Record what was delivered."""
+        self._counting.note(self.images.inc, images)
+        self._counting.note(self.evaluations.inc, evaluations)
+
+    def drawn(self, requests: int) -> None:
+        """Record a draw for so many requests."""
+        self._counting.note(self.draw_requests.observe, requests)
+
     def observe_stages(self, seconds: Mapping[str, float]) -> None:
         """Record where the time of a request went; a stage that was not entered is left out."""
+        self._counting.note(self._count_stages, dict(seconds))
+
+    def _count_stages(self, seconds: Mapping[str, float]) -> None:
         for stage, spent in seconds.items():
             if spent:
                 self._stages[stage].observe(spent)

@@ -79,8 +79,7 @@ class RequestScope:
 
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.request_seconds.labels(route).observe(seconds)
+        self._metrics.finished(route, status, seconds)
         _log.log(
             logging.DEBUG if route in _PROBES else logging.INFO,
             "request.finished",

@@ -113,8 +113,7 @@ class Pipeline:
             self._metrics.cancelled.labels("deadline").inc()
             raise
         evaluations = sum(image.evaluations for image in images)
-        self._metrics.images.inc(len(images))
-        self._metrics.evaluations.inc(evaluations)
+        self._metrics.generated(len(images), evaluations)
         self._metrics.observe_stages(watch.seconds)
         return Result(task.id, plan, images, evaluations, watch)
 

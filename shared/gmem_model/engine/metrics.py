@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
 
 from gmem_model.engine.scheduler import Scheduler
 from gmem_shared import telemetry
 
-_MAX_UNCOUNTED = 4096
 
-
-class EngineMetrics(Collector):
-    """The ``gmem_engine_*`` metrics of one registry.
-
-    What every evaluation changes is noted, and counted when somebody reads it: a histogram or a
-    gauge takes longer than what it counts takes the scheduler.
-    """
+class EngineMetrics:
+    """The ``gmem_engine_*`` metrics of one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._evaluations: deque[tuple[int, float]] = deque()
         self._schedulers: list[Scheduler[Any]] = []
-        registry.register(self)  # before what it counts, since collected in this order
+        self._counting = telemetry.Counting(registry)
         self.evaluation_rows = telemetry.ENGINE_EVALUATION_ROWS.histogram(registry)
         self.evaluation_seconds = telemetry.ENGINE_EVALUATION_SECONDS.histogram(registry)
         self.wasted_evaluations = telemetry.ENGINE_WASTED_EVALUATIONS.counter(registry)
@@ -46,20 +36,8 @@ class EngineMetrics(Collector):
 
     def evaluated(self, rows: int, seconds: float) -> None:
         """Take note of an evaluation."""
-        self._evaluations.append((rows, seconds))
-        if len(self._evaluations) > _MAX_UNCOUNTED:
-            self._count()
+        self._counting.note(self._count, rows, seconds)
 
-    def collect(self) -> Iterable[Metric]:
-        """Return nothing of its own: what follows is up to date after this."""
-        self._count()
-        return ()
-
-    def _count(self) -> None:
-        for _ in range(len(self._evaluations)):
-            try:
-                rows, seconds = self._evaluations.popleft()
-            except IndexError:  # another thread was faster
-                return
-            self.evaluation_rows.observe(rows)
-            self.evaluation_seconds.observe(seconds)
+    def _count(self, rows: int, seconds: float) -> None:
+        self.evaluation_rows.observe(rows)
+        self.evaluation_seconds.observe(seconds)
