@@ -39,10 +39,6 @@ class Network(nn.Module, ABC):
     ) -> None:
         super().__init__()
 
-    fused_from: int | None = None
-    """From so many rows on, `forward` costs no more than `core` under prepared modulations; never
-    by default. It then gives the same bits."""
-
     @property
     def dtype(self) -> torch.dtype:
         """Of weights, latents and modulations."""

@@ -79,11 +79,11 @@ class Rows:
         self._graphs = graphs
         self._shape, arrays = networks.network.latent_shape, arrays_on(networks.network.device)
         self._arrays = arrays
-        self._predictor = Predictor(networks, capacity * self.window)
+        self._predictor = Predictor(networks, capacity * self.window, arrays)
         self._initial = InitialNoise(self._shape, arrays)
         examples = [plan(name, 2, process) for name in samplers_of(process)]
         history, dtype = max(example.history for example in examples), examples[0].dtype
-        self._dtype, self._network_dtype = dtype, networks.network.dtype
+        self._dtype = dtype
         self._x = arrays.zeros(capacity, *self._shape, dtype=dtype)
         self._base = arrays.zeros(capacity, *self._shape, dtype=dtype)
         self._history = arrays.zeros(capacity, history, *self._shape, dtype=dtype)
@@ -195,18 +195,11 @@ class Rows:
     def _predict(
         self, x: Array, entries: Array, lines: Array, kind: _Kind, *, fused: bool
     ) -> Array:
-        tensor = self._arrays.tensor
         if fused:
-            conditions = tensor(self._conditions[: len(x)])
-            values = self._arrays.cast(x, self._network_dtype)
-            times = self._arrays.cast(lines[:, TIME], self._network_dtype)
-            prediction = self._predictor.fused(tensor(values), tensor(times), conditions)
-        elif kind.guided:
-            weights = tensor(lines[:, GUIDANCE])
-            prediction = self._predictor.guided(tensor(x), tensor(entries), weights)
-        else:
-            prediction = self._predictor.prepared(tensor(x), tensor(entries))
-        return self._arrays.of(prediction)
+            return self._predictor.fused(x, lines[:, TIME], self._conditions[: len(x)])
+        if kind.guided:
+            return self._predictor.guided(x, entries, lines[:, GUIDANCE])
+        return self._predictor.prepared(x, entries)
 
     def _add_noise(self, x: Array, amplitudes: Array, n: int) -> None:
         """Add fresh noise of these amplitudes, ``(n,)``, to the states in place."""
