@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 
 import structlog
 
@@ -11,7 +12,9 @@ from gmem_model.decoding import Decoder
 from gmem_model.engine.engine import Engine
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.models import measure, open_network, read_config, try_out
+from gmem_model.engine.pace import Pace
 from gmem_model.engine.runtimes import prepare
+from gmem_model.guidance import GuidedNetwork
 from gmem_shared.errors import GmemError, InternalError, StorageError, copy_of
 from gmem_shared.model_config import ModelConfig
 from gmem_shared.settings import EngineSettings
@@ -41,6 +44,7 @@ class Loader:
         self._repositories: dict[str, Repository] = {}
         self._configs: dict[VersionRef, ModelConfig] = {}
         self._refused: dict[VersionRef, tuple[float, GmemError]] = {}
+        self._paces: dict[str, Pace] = {}  # by architecture
 
     def names(self) -> list[str]:
         """List the models of the store."""
@@ -112,6 +116,16 @@ class Loader:
             version.ref,
             self._settings,
             self._metrics,
-            measure(network, self._settings),
+            self._pace(network),
             invariant=invariant,
         )
+
+    def _pace(self, network: GuidedNetwork) -> Pace:
+        """Return what is known of the time of evaluations before the first one.
+
+        Measuring takes a core from those that are served, so it is done once per architecture.
+        """
+        architecture = network.network.architecture.model_dump_json()
+        if architecture not in self._paces:
+            self._paces[architecture] = measure(network, self._settings)
+        return copy(self._paces[architecture])

@@ -9,11 +9,13 @@ from prometheus_client import CollectorRegistry
 
 from gmem_model.engine.loader import REFUSED_SECONDS, Loader
 from gmem_model.engine.metrics import EngineMetrics
+from gmem_model.engine.pace import Pace
+from gmem_model.guidance import GuidedNetwork
 from gmem_shared.errors import CorruptVersionError, UnknownModelError
 from gmem_shared.settings import EngineSettings
 from gmem_shared.store import Store, Version
 from gmem_shared.types import Reference
-from tests.support.models import publish_tiny_model
+from tests.support.models import label_config, publish_tiny_model
 
 
 class Clock:
@@ -68,6 +70,25 @@ def test_a_corrupt_version_is_left_alone_for_a_while_and_then_tried_again(
         loader.load(version)
     clock.now = REFUSED_SECONDS + 1
     loader.load(version).close(drain_seconds=0)
+
+
+def test_a_new_version_of_an_architecture_is_not_timed_again(
+    store: Store, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def count(network: GuidedNetwork, settings: EngineSettings) -> Pace:
+        timed.append(network.network.architecture)
+        return Pace([(1, 1.0), (8, 2.0)])
+
+    monkeypatch.setattr("gmem_model.engine.loader.measure", count)
+    engines = [loader.load(publish_tiny_model(store, seed=seed)) for seed in range(2)]
+    assert len(timed) == 1
+    other = publish_tiny_model(store, config=label_config())
+    engines.append(loader.load(other))
+    assert len(timed) == 2
+    for engine in engines:
+        engine.close(drain_seconds=0)
 
 
 def test_the_configuration_is_read_without_loading_the_network(
