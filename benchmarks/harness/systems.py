@@ -73,8 +73,9 @@ def litserve() -> System:
 
 def bentoml() -> System:
     """Return BentoML; its API takes the list of requests that a client has."""
-    binaries = environment("bentoml", WORK / "venvs")
-    command = [binaries / "bentoml", "serve", "bentoml_server:Digits", "--working-dir", PEERS_CODE]
+    python = environment("bentoml", WORK / "venvs") / "python"
+    served = ["serve", "bentoml_server:Digits", "--working-dir", PEERS_CODE]
+    command = [python, "-m", "bentoml", *served]
     variables = {
         "BENCHMARK_FOLDER": str(WORK),
         "BENTOML_DO_NOT_TRACK": "True",
