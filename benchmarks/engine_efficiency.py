@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 
 import torch
 import typer
-from torch import Tensor
 
 from benchmarks.harness.engines import MIXED_STEPS, RunningEngine, Stamp, digits
 from benchmarks.harness.interleave import interleaved, ratios
 from benchmarks.harness.report import Claim, Result, Table, save
 from gmem_model.engine.batching import Continuous
+from gmem_model.engine.onnx_network import Array, OnnxNetwork
 from gmem_model.engine.pace import Pace
 from gmem_model.engine.scheduler import Scheduler
 from gmem_model.engine.task import Task
@@ -45,10 +45,10 @@ class Spent:
     calls: int = 0
     marks: list[float] = field(default_factory=list)
 
-    def timed(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def timed(self, function: Callable[..., Array]) -> Callable[..., Array]:
         """Return the function, its time counted here."""
 
-        def call(*inputs: Tensor) -> Tensor:
+        def call(*inputs: Array) -> Array:
             started = time.thread_time()
             output = function(*inputs)
             self.seconds += time.thread_time() - started
@@ -110,8 +110,9 @@ def main(quick: bool = False, repetitions: int = 9, images: int = 4096) -> None:
 def seconds_inside(running: RunningEngine, images: int) -> float:
     """Return the processor seconds per evaluation that the engine spends inside the network."""
     network, spent = running.network.network, Spent()
-    network.forward = spent.timed(network.forward)  # type: ignore[method-assign]
-    network.core = spent.timed(network.core)  # type: ignore[method-assign]
+    assert isinstance(network, OnnxNetwork)
+    network.forward_arrays = spent.timed(network.forward_arrays)  # type: ignore[method-assign]
+    network.core_arrays = spent.timed(network.core_arrays)  # type: ignore[method-assign]
     running.saturated(images, MIXED_STEPS, margin=2 * ROWS)
     return spent.seconds / spent.calls
 
