@@ -3,10 +3,14 @@
 Who is refused is told when to come back, and finds room then: put-off work has a time each, one
 after the other at the pace of the engine, and while there is any, newcomers get only half of the
 places. They always get these, so that the engine works on although nobody comes back.
+
+A refusal must cost little, as there may be many: from the first one until some places are free
+again, newcomers are refused before anybody looks at what they ask for.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -16,6 +20,12 @@ from gmem_generator.promises import Promises
 from gmem_shared.errors import OverloadedError
 
 _HALF_LIFE_SECONDS = 10.0
+
+_OPEN_AGAIN = 1 / 16
+"""Share of the places that is free when newcomers are looked at again."""
+
+_MEMORY = 0.9
+"""Weight of what earlier requests asked for, in what is assumed of one that is not looked at."""
 
 _FREE = 0.75
 """Put-off work begins when so much of the places is taken: a margin for a pace misjudged."""
@@ -69,6 +79,8 @@ class Admission:
         self._steps: Counter[Hashable] = Counter()  # of unfinished images, by kind
         self._evaluations_per_step: dict[Hashable, float] = {}  # learnt: a Heun step costs two
         self._busy_since = 0.0
+        self._closed = False
+        self._work = 0.0  # evaluations that a request asks for
         self.images = 0
         """Images admitted and not yet finished."""
         metrics.images_waiting.set_function(lambda: self.images)
@@ -80,6 +92,19 @@ class Admission:
         return self._throughput.seconds(
             sum(self._evaluations(steps, kind) for kind, steps in self._steps.items())
         )
+
+    def gate(self, request: Hashable) -> None:
+        """Let a request pass that may find room; it is not known yet what it asks for.
+
+        Raises:
+            OverloadedError: The server is full, and nobody told this client to come now.
+        """
+        if not self._closed or self._promises.expects(request):
+            return
+        room = self._newcomers_room()
+        self._closed = self.images > room - math.ceil(_OPEN_AGAIN * room)
+        if self._closed:
+            raise self._overloaded(1, self._work, request)
 
     @contextmanager
     def admit(
@@ -93,8 +118,11 @@ class Admission:
         Raises:
             OverloadedError: There is no room; says when there will be.
         """
+        work = self._evaluations(images * steps, kind)
+        self._work = _MEMORY * self._work + (1 - _MEMORY) * work
         if self.images + images > self._room(request):
-            raise self._overloaded(images, self._evaluations(images * steps, kind), request)
+            self._closed = True
+            raise self._overloaded(images, work, request)
         if self.images == 0:
             self._busy_since = self._clock()
         ticket = Ticket(self, images, steps, kind)
@@ -122,16 +150,17 @@ class Admission:
 
     def _room(self, request: Hashable) -> int:
         """Return how many images may be unfinished with those of a request."""
-        if not self._promises.any or self._promises.keep(request):
-            return self._limit
-        return max(1, self._limit // 2)
+        return self._limit if self._promises.keep(request) else self._newcomers_room()
+
+    def _newcomers_room(self) -> int:
+        return max(1, self._limit // 2) if self._promises.any else self._limit
 
     def _overloaded(self, images: int, work: float, request: Hashable) -> OverloadedError:
         excess = max(0.0, self.images + images - _FREE * self._limit)
         earliest = self.backlog_seconds * min(1.0, excess / max(self.images, 1))
         wait = self._promises.make(request, self._throughput.seconds(work), earliest)
         return OverloadedError(
-            f"expected at most {self._limit} unfinished images, found {self.images}, those that "
-            f"were put off, and {images} more asked for; try again in {wait} s or ask for fewer",
+            f"expected at most {self._limit} unfinished images, found {self.images} and those that "
+            f"were put off; try again in {wait} s or ask for fewer",
             retry_after_seconds=wait,
         )

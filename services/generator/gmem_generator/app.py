@@ -63,11 +63,12 @@ def create_app(
         random_seed=_random_seed,
     )
     readiness = Readiness(bank, backend, drain, metrics, resolver)
+    admission = Admission(ours.max_waiting_images, metrics, clock)
     pipeline = Pipeline(
         bank,
         backend,
         resolver=resolver,
-        admission=Admission(ours.max_waiting_images, metrics, clock),
+        admission=admission,
         drawer=Drawer(bank, metrics, ours.draw_window_ms / 1000),
         drain=drain,
         metrics=metrics,
@@ -91,7 +92,7 @@ def create_app(
     app.state.drain, app.state.readiness = drain, readiness
     problems.install(app)
     openapi.install(app, num_images=max_images, num_steps=settings.engine.max_steps)
-    generating = generate.router(pipeline, metrics, ours.max_body_bytes)
+    generating = generate.router(pipeline, metrics, admission.gate, ours.max_body_bytes)
     app.include_router(generating)
     app.include_router(generating, prefix="/v1", include_in_schema=False)
     operations = [route for route in generating.routes if isinstance(route, JsonRoute)]

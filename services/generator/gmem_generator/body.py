@@ -19,6 +19,9 @@ from gmem_shared.errors import CancelledError, InvalidRequestError, TooLargeErro
 _EXACT = 2.0**53  # beyond, a float no longer says which integer was meant
 
 
+CONTENT = "gmem.content"
+"""Member of the scope: the body, bytes."""
+
 _MAX_BRACKETS = 100  # three are meaningful; so the parser's recursion is bounded beforehand
 
 
@@ -31,10 +34,17 @@ class JsonRoute(APIRoute):
 
     max_bytes: ClassVar[int]
 
+    @staticmethod
+    def gate(content: bytes) -> None:
+        """Let a body pass, or raise what it is refused with."""
+
     @classmethod
-    def limited_to(cls, max_bytes: int) -> type[JsonRoute]:
-        """Return the route class for bodies of at most ``max_bytes``."""
-        return type(cls.__name__, (cls,), {"max_bytes": max_bytes})
+    def behind(cls, gate: Callable[[bytes], None], max_bytes: int) -> type[JsonRoute]:
+        """Return the route class for bodies of at most ``max_bytes`` that the gate lets pass.
+
+        The gate sees a body before anybody looks into it; see `gate`.
+        """
+        return type(cls.__name__, (cls,), {"max_bytes": max_bytes, "gate": staticmethod(gate)})
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request.
@@ -45,12 +55,14 @@ class JsonRoute(APIRoute):
             InvalidRequestError: The body is not JSON.
             RequestValidationError: It is not the JSON that the endpoint's annotation asks for.
         """
-        endpoint, max_bytes = self.endpoint, self.max_bytes
+        endpoint, max_bytes, gate = self.endpoint, self.max_bytes, self.gate
         adapter = TypeAdapter(get_type_hints(endpoint, include_extras=True)["body"])
 
         async def handle(request: Request) -> Response:
             _require_json(request)
-            document = parse(await _read(request, max_bytes))
+            content = request.scope[CONTENT] = await _read(request, max_bytes)
+            gate(content)
+            document = parse(content)
             try:
                 body = adapter.validate_python(document)
             except ValidationError as error:

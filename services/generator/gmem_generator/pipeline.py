@@ -82,10 +82,12 @@ class Pipeline:
         self,
         request: GenerateRequest | ReplayRequest,
         watch: Stopwatch,
+        content: bytes,
         deliver: Callable[[FinishedImage], None] = lambda _: None,
     ) -> Result:
         """Make the images; ``deliver`` gets each as it finishes, the result has all in order.
 
+        ``content`` is what the client sent, by which it is known when it sends it again.
         Cancelling the call stops the engine's work for it.
 
         Raises:
@@ -98,8 +100,8 @@ class Pipeline:
             async with self._drain.work(seconds):
                 plan = await self._resolver.plan(request)
                 kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
-                asked = request.model_dump_json()
-                with self._admission.admit(len(plan.indices), plan.steps, kind, asked) as ticket:
+                images = len(plan.indices)
+                with self._admission.admit(images, plan.steps, kind, content) as ticket:
                     watch.lap("plan")
                     snippets = None
                     if plan.query is not None:
@@ -108,14 +110,14 @@ class Pipeline:
                     task = _task(plan, snippets, end - self._clock())
                     names = {info.id: info.name for info in plan.classes}
                     job = _Job(plan, names, snippets, task, ticket, watch, deliver)
-                    images = await self._generate(job)
+                    made = await self._generate(job)
         except DeadlineExceededError:
             self._metrics.cancelled.labels("deadline").inc()
             raise
-        evaluations = sum(image.evaluations for image in images)
-        self._metrics.generated(len(images), evaluations)
+        evaluations = sum(image.evaluations for image in made)
+        self._metrics.generated(len(made), evaluations)
         self._metrics.observe_stages(watch.seconds)
-        return Result(task.id, plan, images, evaluations, watch)
+        return Result(task.id, plan, made, evaluations, watch)
 
     async def _snippets(self, plan: Plan, query: BankQuery) -> Snippets:
         bank = pinned(query.bank.version)

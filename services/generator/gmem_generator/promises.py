@@ -55,9 +55,12 @@ class Promises:
             work_seconds: How long that takes.
             earliest: Seconds until there can be room.
         """
+        now = self._slot()
         for wait in range(max(1, math.ceil(earliest)), HORIZON_SECONDS):
-            slot = self._slots.setdefault(self._slot(wait), _Slot())
-            if not slot.requests or slot.work_seconds + work_seconds <= _SLOT_WORK_SECONDS:
+            number = now + _SLOTS_PER_SECOND * wait
+            slot = self._slots.get(number)
+            if slot is None or slot.work_seconds + work_seconds <= _SLOT_WORK_SECONDS:
+                slot = self._slots.setdefault(number, _Slot())
                 slot.work_seconds += work_seconds
                 slot.requests[request] += 1
                 return wait
@@ -65,13 +68,20 @@ class Promises:
 
     def keep(self, request: Hashable) -> bool:
         """Return whether a client was told to come now; once for each time it was told."""
-        now = self._slot()
-        for number in range(now - _GRACE_SLOTS, now + 1):
-            slot = self._slots.get(number)
-            if slot is not None and slot.requests[request]:
-                slot.requests[request] -= 1
-                return True
-        return False
+        slot = self._promised(request)
+        if slot is None:
+            return False
+        slot.requests[request] -= 1
+        return True
 
-    def _slot(self, wait: int = 0) -> int:
-        return int((self._clock() + wait) * _SLOTS_PER_SECOND)
+    def expects(self, request: Hashable) -> bool:
+        """Return whether a client was told to come now."""
+        return self._promised(request) is not None
+
+    def _promised(self, request: Hashable) -> _Slot | None:
+        now = self._slot()
+        slots = map(self._slots.get, range(now - _GRACE_SLOTS, now + 1))
+        return next((slot for slot in slots if slot and slot.requests[request]), None)
+
+    def _slot(self) -> int:
+        return int(self._clock() * _SLOTS_PER_SECOND)

@@ -100,6 +100,7 @@ class Simulation:
         """Return the seconds to wait, ``None`` when admitted."""
         stack = ExitStack()
         try:
+            self.gate.gate(request)
             ticket = stack.enter_context(self.gate.admit(4, 10, "ab2", request))
         except OverloadedError as error:
             return error.retry_after_seconds
@@ -154,6 +155,41 @@ def test_who_comes_back_when_told_finds_room(load) -> None:
 def test_the_engine_has_work_although_nobody_comes_back() -> None:
     _, made, simulation = play(4.0, 20.0, come_back=False)
     assert made >= 0.95 * 20.0 / simulation.seconds_per_image
+
+
+def test_a_full_server_refuses_newcomers_unseen_until_some_places_are_free() -> None:
+    clock = Clock()
+    gate, _ = admission(32, clock)
+    with gate.admit(32, 8, "heun") as ticket:
+        gate.gate("nobody was refused yet")
+        with pytest.raises(OverloadedError), gate.admit(4, 8, "heun", "first"):
+            raise AssertionError("admitted")
+        clock.now += 30.0  # the promise is over
+        ticket.finished(16)
+        with pytest.raises(OverloadedError) as refused:
+            gate.gate("newcomer")
+        assert (refused.value.retry_after_seconds or 0) >= 1
+        clock.now += 90.0
+        ticket.finished(16)
+        gate.gate("two of 32 places are free")
+
+
+def test_who_was_told_to_come_now_passes_the_gate() -> None:
+    clock = Clock()
+    gate, _ = admission(4, clock)
+    with (
+        gate.admit(4, 8, "heun", "first"),
+        pytest.raises(OverloadedError) as refused,
+        gate.admit(4, 8, "heun", "second"),
+    ):
+        raise AssertionError("admitted")
+    with gate.admit(2, 8, "heun", "third"):
+        with pytest.raises(OverloadedError):
+            gate.gate("second")  # too early
+        clock.now += refused.value.retry_after_seconds or 0.0
+        gate.gate("second")
+        with pytest.raises(OverloadedError):
+            gate.gate("newcomer")
 
 
 def test_a_promise_is_kept_once() -> None:

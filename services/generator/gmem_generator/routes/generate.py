@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body
@@ -11,7 +13,7 @@ from starlette.responses import Response
 
 from gmem_generator import answers, negotiation
 from gmem_generator.attendance import attend
-from gmem_generator.body import JsonRoute
+from gmem_generator.body import CONTENT, JsonRoute
 from gmem_generator.metrics import Metrics
 from gmem_generator.middleware import STARTED
 from gmem_generator.openapi import GENERATE_EXAMPLES, generate_responses
@@ -21,9 +23,11 @@ from gmem_generator.stopwatch import Stopwatch
 from gmem_generator.stream import ImageStream
 
 
-def router(pipeline: Pipeline, metrics: Metrics, max_body_bytes: int) -> APIRouter:
-    """Return the route, for bodies up to a size."""
-    api = APIRouter(route_class=JsonRoute.limited_to(max_body_bytes), tags=["generate"])
+def router(
+    pipeline: Pipeline, metrics: Metrics, gate: Callable[[bytes], None], max_body_bytes: int
+) -> APIRouter:
+    """Return the route, for bodies up to a size that a gate lets pass."""
+    api = APIRouter(route_class=JsonRoute.behind(gate, max_body_bytes), tags=["generate"])
 
     def on_left() -> None:
         metrics.cancelled.labels("disconnected").inc()
@@ -41,11 +45,12 @@ def router(pipeline: Pipeline, metrics: Metrics, max_body_bytes: int) -> APIRout
         or `error` with a problem). `/v1/generate` is the same.
         """
         watch = Stopwatch(time.monotonic, request.scope[STARTED])
+        run = partial(pipeline.run, body, watch, request.scope[CONTENT])
         form = negotiation.negotiate(request.headers.get("accept"))
         if form == negotiation.EVENTS:
-            stream = ImageStream(lambda deliver: pipeline.run(body, watch, deliver), on_left)
+            stream = ImageStream(run, on_left)
             return await attend(request, stream.begin(), on_left)
-        result = await attend(request, pipeline.run(body, watch), on_left)
+        result = await attend(request, run(), on_left)
         answer = answers.as_png if form == negotiation.PNG else answers.as_json
         response = await answer(result)
         metrics.observe_stages({"answer": watch.seconds["answer"]})
