@@ -41,8 +41,8 @@ KINDS: dict[str, tuple[dict[str, Any], str, float | None, set[int]]] = {
     "left in the stream": ({"num_steps": 1000}, EVENTS, 0.02, {0, 429}),
     "late": ({"num_steps": 1000, "deadline_ms": 10}, JSON, None, {429, 504}),
     "refused": ({"num_images": LIMIT, "num_steps": 1}, JSON, None, {200, 429}),
-    "unknown": ({"class_label": "eleven"}, JSON, None, {404}),
-    "out of range": ({"num_steps": -1}, JSON, None, {422}),
+    "unknown": ({"class_label": "eleven"}, JSON, None, {404, 429}),
+    "out of range": ({"num_steps": -1}, JSON, None, {422, 429}),
 }
 """Body, form of the answer, patience of the client in seconds, and how it may end; 0: left."""
 
