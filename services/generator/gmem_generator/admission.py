@@ -104,7 +104,7 @@ class Admission:
         room = self._newcomers_room()
         self._closed = self.images > room - math.ceil(_OPEN_AGAIN * room)
         if self._closed:
-            raise self._overloaded(1, self._work, request)
+            raise self._overloaded(0, self._work, request)
 
     @contextmanager
     def admit(
@@ -156,11 +156,13 @@ class Admission:
         return max(1, self._limit // 2) if self._promises.any else self._limit
 
     def _overloaded(self, images: int, work: float, request: Hashable) -> OverloadedError:
+        """Return the refusal of so many images; 0: it is not known how many."""
         excess = max(0.0, self.images + images - _FREE * self._limit)
         earliest = self.backlog_seconds * min(1.0, excess / max(self.images, 1))
         wait = self._promises.make(request, self._throughput.seconds(work), earliest)
+        asked = f", and {images} more asked for" if images else ""
         return OverloadedError(
-            f"expected at most {self._limit} unfinished images, found {self.images} and those that "
-            f"were put off; try again in {wait} s or ask for fewer",
+            f"expected at most {self._limit} unfinished images, found {self.images}, those that "
+            f"were put off{asked}; try again in {wait} s or ask for fewer",
             retry_after_seconds=wait,
         )

@@ -24,7 +24,10 @@ _MEANING = {
     413: "The body is too large.",
     415: "The body is not said to be `application/json`.",
     422: "Well-formed, but a value is out of range.",
-    429: "The queue is full; `Retry-After` is computed from the backlog.",
+    429: (
+        "The queue is full; `Retry-After` is computed from the backlog. A request may be refused "
+        "so before anybody looks whether it is a good one."
+    ),
     503: "A part is starting, draining or away; see `detail` and `Retry-After`.",
     504: "The deadline passed.",
 }

@@ -263,12 +263,12 @@ class Rows:
             done = self._evaluation - seat.first - begin
             end = min(len(seat.spec.plan) - begin, self.window)
             spans.append(slot * self.window + torch.arange(done, max(done, end)))
-            conditions += [torch.from_numpy(seat.spec.condition)] * len(spans[-1])
+            conditions += [seat.spec.condition] * len(spans[-1])
         self._unprepared.clear()
         if spans:
             entries = self._arrays.tensor(self._arrays.of(torch.cat(spans)))
             lines = self._arrays.tensor(self._windows.lines)[entries]
-            condition = torch.stack(conditions).to(entries.device)
+            condition = self._arrays.tensor(self._arrays.of_each(conditions))
             self._predictor.prepare(entries, lines[:, TIME], lines[:, GUIDANCE], condition)
 
     def _close_ranks(self) -> None:

@@ -27,6 +27,17 @@ def admission(limit: int, clock: Clock | None = None) -> tuple[Admission, Collec
     return Admission(limit, Metrics(registry), clock or Clock()), registry
 
 
+def put_off(gate: Admission, request: str) -> float:
+    """Have a request of four images refused by a full server; return the time it is told."""
+    with (
+        gate.admit(4, 8, "heun", "first"),
+        pytest.raises(OverloadedError) as refused,
+        gate.admit(4, 8, "heun", request),
+    ):
+        raise AssertionError("admitted")
+    return refused.value.retry_after_seconds or 0.0
+
+
 def test_images_are_counted_until_finished_or_given_up() -> None:
     gate, registry = admission(10)
     with gate.admit(4, steps=8, kind="heun") as ticket:
@@ -177,16 +188,11 @@ def test_a_full_server_refuses_newcomers_unseen_until_some_places_are_free() -> 
 def test_who_was_told_to_come_now_passes_the_gate() -> None:
     clock = Clock()
     gate, _ = admission(4, clock)
-    with (
-        gate.admit(4, 8, "heun", "first"),
-        pytest.raises(OverloadedError) as refused,
-        gate.admit(4, 8, "heun", "second"),
-    ):
-        raise AssertionError("admitted")
+    wait = put_off(gate, "second")
     with gate.admit(2, 8, "heun", "third"):
         with pytest.raises(OverloadedError):
             gate.gate("second")  # too early
-        clock.now += refused.value.retry_after_seconds or 0.0
+        clock.now += wait
         gate.gate("second")
         with pytest.raises(OverloadedError):
             gate.gate("newcomer")
@@ -195,13 +201,8 @@ def test_who_was_told_to_come_now_passes_the_gate() -> None:
 def test_a_promise_is_kept_once() -> None:
     clock = Clock()
     gate, _ = admission(4, clock)
-    with (
-        gate.admit(4, 8, "heun", "first"),
-        pytest.raises(OverloadedError) as refused,
-        gate.admit(4, 8, "heun", "second"),
-    ):
-        raise AssertionError("admitted")
-    clock.now += refused.value.retry_after_seconds or 0.0
+    wait = put_off(gate, "second")
+    clock.now += wait
     with pytest.raises(OverloadedError), gate.admit(4, 8, "heun", "another"):
         raise AssertionError("a newcomer takes the place that was promised")
     with gate.admit(4, 8, "heun", "second"):

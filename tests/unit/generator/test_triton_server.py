@@ -12,6 +12,7 @@ import pytest
 from gmem_generator import triton_server
 from gmem_shared.errors import NotReadyError
 from gmem_shared.settings import LogSettings, Settings, TritonSettings
+from tests.support.stack import free_ports
 
 STUB = "python_backend_stubs/{}.{}/triton_python_backend_stub".format(*sys.version_info)
 
@@ -39,21 +40,13 @@ def installed(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, free_ports: list[int]) -> Settings:
-    http, grpc, metrics = free_ports
+def settings(tmp_path: Path) -> Settings:
+    http, grpc, metrics = free_ports(3)
     return Settings(
         triton=TritonSettings(
             http_port=http, grpc_port=grpc, metrics_port=metrics, runtime_dir=tmp_path / "run"
         )
     )
-
-
-@pytest.fixture
-def free_ports() -> list[int]:
-    with socket.socket() as a, socket.socket() as b, socket.socket() as c:
-        for one in (a, b, c):
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in (a, b, c)]
 
 
 @pytest.fixture

@@ -32,3 +32,26 @@ def test_two_instances_of_a_service_fit_in_one_process() -> None:
     telemetry.BANK_ROWS.counter(second).inc(2)
     assert first.get_sample_value("gmem_bank_rows_total") == 1
     assert second.get_sample_value("gmem_bank_rows_total") == 2
+
+
+def test_what_is_noted_is_counted_in_its_order_when_somebody_reads() -> None:
+    registry, counted = CollectorRegistry(), []
+    counting = telemetry.Counting(registry)
+    rows = telemetry.BANK_ROWS.counter(registry)
+    for number in range(3):
+        counting.note(counted.append, number)
+    counting.note(rows.inc, 5)
+    assert counted == []
+    assert registry.get_sample_value("gmem_bank_rows_total") == 5
+    assert counted == [0, 1, 2]
+    assert registry.get_sample_value("gmem_bank_rows_total") == 5
+
+
+def test_notes_that_nobody_reads_do_not_pile_up_and_are_not_lost() -> None:
+    registry, counted = CollectorRegistry(), []
+    counting = telemetry.Counting(registry)
+    for number in range(10_000):
+        counting.note(counted.append, number)
+    assert len(counted) > 5_000
+    list(registry.collect())
+    assert counted == list(range(10_000))
