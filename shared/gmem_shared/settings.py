@@ -36,6 +36,16 @@ class StoreSettings(Section):
     """How often a running service looks for a moved alias."""
 
 
+class RedisSettings(Section):
+    """What replicas share (``GMEM_REDIS__*``)."""
+
+    url: str = "memory://"
+    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: this process alone, nothing kept."""
+
+    timeout_seconds: float = Field(default=1.0, gt=0)
+    """How long one call may take before Redis counts as away."""
+
+
 class LogSettings(Section):
     """Logging (``GMEM_LOG__*``)."""
 
@@ -214,6 +224,7 @@ class Settings(BaseSettings):
     )
 
     store: StoreSettings = Field(default_factory=StoreSettings)
+    redis: RedisSettings = Field(default_factory=RedisSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     bank: BankSettings = Field(default_factory=BankSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
