@@ -158,8 +158,7 @@ def presets() -> None:
 
 
 def _store() -> Store:
-    settings = Settings().store
-    return Store.from_url(settings.url, settings.cache_dir)
+    return Store.from_settings(Settings().store)
 
 
 def _open(store: Store, model: str) -> tuple[OpenVersion, ModelConfig]:

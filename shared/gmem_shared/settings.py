@@ -27,7 +27,11 @@ class StoreSettings(Section):
     """Where versions live (``GMEM_STORE__*``)."""
 
     url: str = ".gmem/store"
-    """A folder, ``file://…``, ``memory://`` or ``s3://bucket/prefix`` (credentials: ``AWS_*``)."""
+    """A folder, ``file://…``, ``memory://`` or ``s3://bucket/prefix`` (server: ``AWS_*``)."""
+
+    credentials_file: Path | None = None
+    """Of ``s3://``: a file as AWS's own tools read it, ``[default]`` with ``aws_access_key_id`` and
+    ``aws_secret_access_key``. By default ``AWS_*`` variables, or what the machine is allowed to."""
 
     cache_dir: Path = Path(".gmem/cache")
     """Where verified copies of remote versions are kept."""
@@ -40,7 +44,7 @@ class RedisSettings(Section):
     """What replicas share (``GMEM_REDIS__*``)."""
 
     url: str = "memory://"
-    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: this process alone, nothing kept."""
+    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: in this process, gone with it."""
 
     timeout_seconds: float = Field(default=1.0, gt=0)
     """How long one call may take before Redis counts as away."""

@@ -211,8 +211,7 @@ def index(
 
 
 def _store() -> Store:
-    settings = Settings().store
-    return Store.from_url(settings.url, settings.cache_dir)
+    return Store.from_settings(Settings().store)
 
 
 def _resolve(bank: str) -> tuple[Repository, Version]:

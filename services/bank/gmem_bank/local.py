@@ -57,7 +57,7 @@ class LocalBank:
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalBank:
         """Build the source; opens nothing yet."""
-        store = Store.from_url(settings.store.url, cache_dir=settings.store.cache_dir)
+        store = Store.from_settings(settings.store)
         return cls(store, settings, REGISTRY)
 
     async def start(self) -> None:

@@ -37,9 +37,16 @@ def _configure() -> None:
 
 def _repository(target: str) -> Repository:
     kind, _, name = target.partition("/")
-    settings = Settings().store
-    store = Store.from_url(settings.url, settings.cache_dir)
+    store = Store.from_settings(Settings().store)
     return store.repository(cast(Kind, kind), name)  # checks both
+
+
+@app.command()
+def check() -> None:
+    """Try whether this store can be published to: that of two writers only one creates a file."""
+    settings = Settings().store
+    Store.from_settings(settings).check()
+    _console.print(f"{settings.url}: answers, and of simultaneous writers one wins")
 
 
 @app.command()
