@@ -46,6 +46,9 @@ class RedisSettings(Section):
     url: str = "memory://"
     """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: in this process, gone with it."""
 
+    password_file: Path | None = None
+    """File with the password, where Redis wants one."""
+
     timeout_seconds: float = Field(default=1.0, gt=0)
     """How long one call may take before Redis counts as away."""
 
@@ -152,6 +155,10 @@ class TritonSettings(Section):
 
     metrics_port: int = Field(default=8202, ge=1, le=65535)
     """Triton's metrics and the engine's."""
+
+    server_dir: Path | None = None
+    """Folder of an installed tritonserver, ``/opt/tritonserver`` in NVIDIA's images; by default the
+    one in the nvidia-pytriton wheel."""
 
     model_repository: Path | None = None
     """Folder that holds ``gmem/config.pbtxt``; by default the one of the source checkout."""
