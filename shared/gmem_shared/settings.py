@@ -223,8 +223,12 @@ class GeneratorSettings(Section):
     draw_window_ms: float = Field(default=0.0, ge=0)
     """How long a draw waits for company; requests that arrive during one share the next."""
 
+    leave_seconds: float = Field(default=0.0, ge=0)
+    """How long new requests are still taken after a stop signal, while ``/readyz`` says 503: what a
+    load balancer needs to send them elsewhere."""
+
     drain_seconds: float = Field(default=20.0, ge=0)
-    """How long requests in flight may take after a stop signal."""
+    """How long requests in flight may take after that."""
 
 
 class Settings(BaseSettings):
