@@ -36,6 +36,9 @@ MESSAGE_BYTES = 32 << 20
 _MAX_DETAIL = 1000
 _MAX_FIELD_ERRORS = 10
 _KEEPALIVE_MS = 20_000
+_CONNECTION_AGE_MS = 60_000
+"""A client looks its service's name up again when it loses a connection, and not before: this is
+how long a new replica waits for its share."""
 _RETRY_AFTER_SECONDS = 1.0
 
 _LITTLE_ENDIAN = {
@@ -58,6 +61,8 @@ _TRANSPORT: Options = [
 def channel(address: str, retried: Sequence[tuple[str, str]]) -> grpc.aio.Channel:
     """Open a channel that reconnects within a second or two of a service's return.
 
+    Calls go to all addresses that the host stands for, in turn.
+
     Args:
         address: ``host:port``.
         retried: (service, method) pairs without effects; they are tried again, within the call's
@@ -71,7 +76,10 @@ def channel(address: str, retried: Sequence[tuple[str, str]]) -> grpc.aio.Channe
         "retryableStatusCodes": ["UNAVAILABLE"],
     }
     names = [{"service": service, "method": method} for service, method in retried]
-    config = {"methodConfig": [{"name": names, "retryPolicy": retry_policy}]}
+    config = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [{"name": names, "retryPolicy": retry_policy}],
+    }
     options = [
         *_TRANSPORT,
         ("grpc.service_config", json.dumps(config)),
@@ -91,6 +99,9 @@ def server(pool: ThreadPoolExecutor, *, max_concurrent: int) -> grpc.Server:
         *_TRANSPORT,
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+        # Calls in flight end on the old connection, new ones begin on the next.
+        ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
+        ("grpc.max_connection_age_grace_ms", _CONNECTION_AGE_MS),
     ]
     return grpc.server(pool, options=options, maximum_concurrent_rpcs=max_concurrent)
 
