@@ -73,6 +73,14 @@ test: $(VENV)/.dev ## Run the tests (T=path ARGS='-k name')
 e2e-compose: $(VENV)/.dev ## Build the images, run all of docker-compose.yml, break it, take it down
 	@GMEM_TEST_REQUIRE=docker $(BIN)/python -m pytest tests/e2e/compose -m docker -s $(ARGS)
 
+.PHONY: k8s-check
+k8s-check: $(VENV)/.dev ## Build the Kubernetes manifests and check them; needs kubectl, no cluster
+	@GMEM_TEST_REQUIRE=kubectl $(BIN)/python -m pytest tests/integration/kubernetes $(ARGS)
+
+.PHONY: k8s-rules
+k8s-rules: ## Copy Prometheus' rules into the Kubernetes manifests
+	@$(PYTHON) tools/prometheus_rule.py
+
 .PHONY: proto
 proto: $(VENV)/.dev ## Generate the gRPC code from the .proto files
 	@cd shared && PATH="$(abspath $(BIN)):$$PATH" python -m grpc_tools.protoc -I . \

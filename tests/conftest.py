@@ -27,6 +27,10 @@ COMPONENTS = {
         engine_runs,
         "a container engine and compose (apt-get install docker.io docker-compose; dockerd &)",
     ),
+    "kubectl": (
+        lambda: shutil.which("kubectl") is not None,
+        "kubectl (https://kubernetes.io/docs/tasks/tools); no cluster",
+    ),
     "s3": (
         lambda: shutil.which("radosgw") is not None,
         "Ceph's S3 server (apt-get install ceph-mon ceph-osd radosgw ceph-common)",
