@@ -200,10 +200,11 @@ class GeneratorSettings(Section):
     """
 
     backend: str = "gmem_model.embedded:EmbeddedBackend"
-    """Import string of the engine; ``gmem_generator.triton_backend:TritonBackend`` for Triton."""
+    """Import string of the engine; ``gmem_generator.triton_backend:TritonBackend`` for Triton,
+    ``gmem_generator.triton_replicas:TritonReplicas`` for as many as its address stands for."""
 
     triton_address: str = "127.0.0.1:8201"
-    """gRPC address of Triton."""
+    """gRPC address of Triton, ``host:port``."""
 
     default_model: str = "digits@production"
     """Model of a request that names none."""
