@@ -32,11 +32,18 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(eq=False, slots=True)
 class Replica:
-    """One Triton; the images it owes decide who gets the next task."""
+    """One Triton, as one front end sees it.
+
+    Attributes:
+        reason: Why it is not ready, None if it is.
+        suspect: Whether it failed a task since its last sign of life.
+        images: What it owes.
+    """
 
     address: str
     backend: Backend
     reason: str | None = "not asked yet"
+    suspect: bool = False
     images: int = 0
 
 
@@ -137,10 +144,10 @@ class TritonReplicas:
                         replica.images -= 1
                         yield image
                 return
-            except NotReadyError as error:
-                replica.reason = error.detail  # until it gives a sign of life
+            except NotReadyError:
+                replica.suspect = True
                 tried.add(replica)
-                if owed < len(task):
+                if owed < len(task) or tried.issuperset(self._ready()):
                     raise
             finally:
                 replica.images -= owed
@@ -149,7 +156,10 @@ class TritonReplicas:
         return [replica for replica in self._replicas.values() if replica.reason is None]
 
     def _next(self, tried: Collection[Replica] = ()) -> Replica:
-        """Return who owes the fewest images, any of them if several do."""
+        """Return who owes the fewest images, any of them if several do; a suspect only if need be.
+
+        To be suspected is not to be away: what failed may have been the task's own doing.
+        """
         ready = [replica for replica in self._ready() if replica not in tried]
         if not ready:
             reasons = [f"{r.address}: {r.reason}" for r in self._replicas.values()]
@@ -157,7 +167,7 @@ class TritonReplicas:
                 f"expected a Triton that is ready, found none ({'; '.join(reasons) or self._away})",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
-        return min(ready, key=lambda replica: (replica.images, random.random()))  # noqa: S311
+        return min(ready, key=lambda r: (r.suspect, r.images, random.random()))  # noqa: S311
 
     async def _follow(self) -> None:
         while True:
@@ -209,4 +219,4 @@ async def _ask(replica: Replica) -> None:
     except GmemError as error:
         replica.reason = error.detail
     else:
-        replica.reason = None
+        replica.reason, replica.suspect = None, False

@@ -138,6 +138,20 @@ async def test_a_task_with_images_fails_as_it_would_with_one_triton() -> None:
             await images(backend, task(2))
 
 
+async def test_a_task_that_nobody_can_do_takes_nobody_away() -> None:
+    cluster = Cluster("a:1", "b:1")
+    async with replicas(cluster) as backend:
+        await until(lambda: len(backend._ready()) == 2)
+        for pod in cluster.pods.values():
+            pod.fail_after = (0, AWAY)
+        with pytest.raises(NotReadyError, match=r"^the stub is dead$"):
+            await images(backend, task())
+        assert cluster.tasks() == {"a:1": 1, "b:1": 1}
+        for pod in cluster.pods.values():
+            pod.fail_after = None
+        assert len(await images(backend, task(seed=1))) == 1
+
+
 async def test_a_refusal_is_final() -> None:
     cluster = Cluster("a:1", "b:1")
     async with replicas(cluster) as backend:
