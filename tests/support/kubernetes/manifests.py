@@ -128,6 +128,8 @@ class Manifests:
             values |= found or {}
         for variable in container.get("env", []):
             value = variable.get("value")
+            if value is None and "valueFrom" not in variable:
+                missing.append(f"value of {variable['name']}")
             if "valueFrom" in variable:
                 kind, reference = _source(variable["valueFrom"], "KeyRef")
                 value = (self.data(kind, reference["name"]) or {}).get(reference["key"])

@@ -30,9 +30,8 @@ def network(manifests: Manifests) -> Iterator[str]:
         yield "network: what is not allowed is not refused"
     for pod in manifests.pods:
         if not any(
-            _is_dns(rule) and selects(policy["spec"]["podSelector"], pod.labels)
-            for policy in manifests.of("NetworkPolicy")
-            for rule in policy["spec"].get("egress", [])
+            _is_dns(rule) and selects(selector, pod.labels)
+            for selector, rule in _rules(manifests, "Egress")
         ):
             yield f"network: {pod.name} cannot look names up"
 
@@ -53,7 +52,7 @@ def _configured(manifests: Manifests) -> Iterator[Edge]:
 
 def _addressed(manifests: Manifests, client: Pod, values: dict[str, str]) -> Iterator[Edge]:
     """Whom a pod finds in its environment; the store only if it may enter."""
-    if "AWS_ACCESS_KEY_ID" not in values:
+    if not {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= values.keys():
         values.pop("AWS_ENDPOINT_URL", None)
     elif "AWS_ENDPOINT_URL" not in values:
         yield client.name, OUTSIDE, 443
@@ -74,29 +73,33 @@ def _behind(manifests: Manifests, client: Pod, host: str, port: int) -> Iterator
 
 
 def _allowed_out(manifests: Manifests) -> Iterator[Edge]:
-    for policy in manifests.of("NetworkPolicy"):
-        spec = policy["spec"]
-        for client in manifests.pods_with(spec["podSelector"]):
-            for rule in spec.get("egress", []):
-                if _is_dns(rule):
-                    continue
-                for peer in rule["to"]:
-                    for port in rule["ports"]:
-                        if "ipBlock" in peer:
-                            yield client.name, OUTSIDE, port["port"]
-                            continue
-                        for server in manifests.pods_with(peer["podSelector"]):
-                            yield client.name, server.name, server.port(port["port"]) or -1
+    for selector, rule in _rules(manifests, "Egress"):
+        if _is_dns(rule):
+            continue
+        for client in manifests.pods_with(selector):
+            for peer in rule["to"]:
+                for port in rule["ports"]:
+                    if "ipBlock" in peer:
+                        yield client.name, OUTSIDE, port["port"]
+                        continue
+                    for server in manifests.pods_with(peer["podSelector"]):
+                        yield client.name, server.name, server.port(port["port"]) or -1
 
 
 def _allowed_in(manifests: Manifests) -> Iterator[Edge]:
+    for selector, rule in _rules(manifests, "Ingress"):
+        for server in manifests.pods_with(selector):
+            for client in _clients(manifests, rule):
+                for port in rule["ports"]:
+                    yield client, server.name, server.port(port["port"]) or -1
+
+
+def _rules(manifests: Manifests, direction: str) -> Iterator[tuple[Object, Object]]:
+    """The rules of a direction, with the selector of the pods that they are for."""
     for policy in manifests.of("NetworkPolicy"):
         spec = policy["spec"]
-        for server in manifests.pods_with(spec["podSelector"]):
-            for rule in spec.get("ingress", []):
-                for client in _clients(manifests, rule):
-                    for port in rule["ports"]:
-                        yield client, server.name, server.port(port["port"]) or -1
+        if direction in spec.get("policyTypes", []):
+            yield from ((spec["podSelector"], rule) for rule in spec.get(direction.lower(), []))
 
 
 def _clients(manifests: Manifests, rule: Object) -> Iterator[str]:
@@ -110,14 +113,22 @@ def _clients(manifests: Manifests, rule: Object) -> Iterator[str]:
 
 
 def _is_dns(rule: Object) -> bool:
-    return {port.get("port") for port in rule.get("ports", [])} == {53} and all(
-        "namespaceSelector" in peer and "podSelector" in peer for peer in rule["to"]
-    )
+    return rule == {
+        "to": [
+            {
+                "namespaceSelector": {
+                    "matchLabels": {"kubernetes.io/metadata.name": "kube-system"}
+                },
+                "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+            }
+        ],
+        "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
+    }
 
 
 def _denies_everything(spec: Object) -> bool:
     return (
         spec["podSelector"] == {}
-        and set(spec["policyTypes"]) == {"Ingress", "Egress"}
+        and set(spec.get("policyTypes", [])) == {"Ingress", "Egress"}
         and not {"ingress", "egress"} & spec.keys()
     )

@@ -49,8 +49,8 @@ def _restricted(pod: Pod) -> Iterator[str]:
         if name in _ABSENT or (name == "host" and {"httpGet", "tcpSocket"} & set(path)):
             yield f"{name} is set"
     for volume in pod.spec.get("volumes", []):
-        if not volume.keys() - {"name"} <= _VOLUMES:
-            yield f"volume {volume['name']} is of a kind that is not allowed"
+        if len(volume) != 2 or not volume.keys() - {"name"} <= _VOLUMES:
+            yield f"volume {volume['name']} is of no kind, or of one that is not allowed"
     for container in pod.containers:
         own = container.get("securityContext", {})
         yield from _context(pod.spec.get("securityContext", {}) | own, own)
@@ -61,6 +61,8 @@ def _context(both: Object, own: Object) -> Iterator[str]:
         yield "may run as root"
     if not both.get("runAsUser"):
         yield "runs as whatever user the image says"
+    if both.get("fsGroup") != both.get("runAsUser"):
+        yield "may be unable to write to its volumes"
     if both.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
         yield "has no seccomp profile"
     if own.get("allowPrivilegeEscalation") is not False:
@@ -76,7 +78,7 @@ def _bounds(pod: Pod) -> Iterator[str]:
     if pod.spec.get("enableServiceLinks") is not False:
         yield "is told of every Service in variables"
     for volume in pod.spec.get("volumes", []):
-        if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:
+        if "emptyDir" in volume and "sizeLimit" not in (volume["emptyDir"] or {}):
             yield f"volume {volume['name']} may fill the node"
     for container in pod.containers:
         yield from _container_bounds(container)
