@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import kubernetes_validate
 import pytest
 
+from tests.support.kubernetes import custom
 from tests.support.kubernetes.checks import problems
-from tests.support.kubernetes.manifests import render
+from tests.support.kubernetes.manifests import ROOTS, Manifests, Object, render, walk
 
 pytestmark = pytest.mark.kubectl
 
@@ -176,6 +179,74 @@ CHANGES: list[tuple[str, str, str, Path, Any]] = [
     (JOB, "Job", "sample", (*MAIN, "env", 0), GONE),
     (JOB, "Job", "sample", (*POD, "volumes", 0, "persistentVolumeClaim", "claimName"), "other"),
 ]
+
+
+FREE = [
+    # how many, how often, how long: any number would do, Kubernetes' own among them
+    r"\w+ spec\.replicas",
+    r"Deployment spec\.strategy\.rollingUpdate\.maxSurge",
+    r"\w+ .*Probe\.(periodSeconds|failureThreshold|timeoutSeconds)",
+    r"\w+ .*\.terminationGracePeriodSeconds",
+    r"CronJob .*(HistoryLimit|DeadlineSeconds|timeZone|suspend)",
+    r"\w+ .*(backoffLimit\w*|ttlSecondsAfterFinished|parallelism|podFailurePolicy.*)",
+    r"HorizontalPodAutoscaler spec\.(behavior.*|minReplicas)",
+    r"HorizontalPodAutoscaler spec\.metrics\.0\.resource(\.target\.averageUtilization)?",
+    r"ScaledObject spec\.(advanced.*|pollingInterval)",
+    r"ServiceMonitor .*\.interval",
+    # what Kubernetes, an operator or a service of ours would fill in
+    r"\w+ .*\.securityContext\.(fsGroupChangePolicy|runAsGroup)",
+    r"\w+ .*\.volumeMounts\.\d\.readOnly",
+    r"\w+ .*\.requests\.nvidia\.com/gpu",
+    r"\w+ .*\.tolerations\.0\.(effect|operator)",
+    r"NetworkPolicy .*\.protocol",
+    r"NetworkPolicy spec\.podSelector\.matchLabels.*",  # of `dns`
+    r"HorizontalPodAutoscaler spec\.scaleTargetRef\.apiVersion",
+    r"ServiceMonitor .*\.path",
+    r"Secret type",
+    r"Service spec\.ports\.\d\.(name|targetPort)",
+    r"ConfigMap data\.(AWS_REGION|GMEM_GENERATOR__DEFAULT_MODEL|GMEM_ENGINE__RUNTIME)",
+    r"ConfigMap data\.T\w+_CACHE_DIR",
+    # labels that only people read
+    r"CronJob spec\.jobTemplate\.metadata.*",
+    r"(CronJob|Job) .*\.template\.metadata\.labels\.app\.kubernetes\.io/name",
+    r"StatefulSet spec\.volumeClaimTemplates\.0\.metadata\.labels.*",
+    # programs of others, in clusters for development
+    r"StatefulSet spec\.template\.spec\.containers\.0\.args.*",
+    r"Job spec\.template\.spec\.containers\.0\.(args|command|resources\.limits\.cpu).*",
+    r"Secret data(\.s3\.json)?",
+]
+"""Fields that nothing relies on, or whose absence changes nothing."""
+
+IDENTITY = {"apiVersion", "kind", "metadata"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_field_is_missed_or_known_to_be_free(root: str) -> None:
+    manifests, free = render(root), re.compile("|".join(f"({pattern})" for pattern in FREE))
+    unnoticed = [
+        f"{obj['kind']} {obj['metadata']['name']}: {name}"
+        for obj in manifests.objects
+        if root == DEV or obj not in render(DEV).objects
+        for path, _ in walk({key: value for key, value in obj.items() if key not in IDENTITY})
+        if not free.fullmatch(f"{obj['kind']} {(name := '.'.join(map(str, path)))}")
+        and not is_missed(manifests, obj, path)
+    ]
+    assert unnoticed == []
+
+
+def is_missed(manifests: Manifests, obj: Object, path: Path) -> bool:
+    """Whether a check, or the schema, notices that a field is gone."""
+    kind, name = obj["kind"], obj["metadata"]["name"]
+    changed = manifests.changed(kind, name, path, GONE)
+    try:
+        if problems(changed):
+            return True
+        if not custom.is_custom(obj):
+            kubernetes_validate.validate(changed.get(kind, name), "1.30", strict=True)
+    except (KeyError, IndexError, TypeError, ValueError, kubernetes_validate.ValidationError):
+        return True  # it is not even a manifest that can be checked
+    return False
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,15 @@ def services(manifests: Manifests) -> Iterator[str]:
     for stateful in manifests.of("StatefulSet"):
         if manifests.get("Service", stateful["spec"]["serviceName"]) is None:
             yield f"StatefulSet {stateful['metadata']['name']}: its Service does not exist"
+
+
+def claims(manifests: Manifests) -> Iterator[str]:
+    """Claims ask for a size, and for as many writers as there are."""
+    for stateful in manifests.of("StatefulSet"):
         for claim in stateful["spec"].get("volumeClaimTemplates", []):
-            wanted = claim.get("spec", {})
-            if not (wanted.get("accessModes") and wanted.get("resources", {}).get("requests")):
-                yield f"StatefulSet {stateful['metadata']['name']}: a claim asks for nothing"
+            yield from _claim_problems(claim, "ReadWriteOnce")
+    for claim in manifests.of("PersistentVolumeClaim"):
+        yield from _claim_problems(claim, "ReadWriteMany")
 
 
 def references(manifests: Manifests) -> Iterator[str]:
@@ -112,6 +117,8 @@ def scaling(manifests: Manifests) -> Iterator[str]:
             yield f"{name}: scales {reference['name']}, which does not exist"
         elif "replicas" in target["spec"]:
             yield f"{name}: an apply would set the replicas of {reference['name']} back"
+        if not spec.get("metrics", spec.get("triggers")):
+            yield f"{name}: scales by nothing"
         for trigger in spec.get("triggers", []):
             query = trigger["metadata"].get("query", "")
             used = set(re.findall(r"\bgmem_\w+", query))
@@ -126,6 +133,12 @@ def _claims(pod: Pod) -> list[Object]:
     return claims
 
 
+def _claim_problems(claim: Object, mode: str) -> Iterator[str]:
+    spec = claim.get("spec", {})
+    if spec.get("accessModes") != [mode] or not spec.get("resources", {}).get("requests"):
+        yield f"claim {claim['metadata']['name']}: expected a size and {mode}"
+
+
 def _volume_source(volume: Object) -> Iterator[tuple[str, str]]:
     if "configMap" in volume:
         yield "ConfigMap", volume["configMap"]["name"]
@@ -138,6 +151,7 @@ def _volume_source(volume: Object) -> Iterator[tuple[str, str]]:
 CHECKS: tuple[Check, ...] = (
     selectors,
     services,
+    claims,
     references,
     settings,
     commands,

@@ -12,6 +12,9 @@ Edge = tuple[str, str, int]
 
 ANYONE, OUTSIDE = "anyone", "outside"
 
+PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"}
+"""What is not outside: a cluster's own networks, and where machines hand out credentials."""
+
 _ADDRESS = re.compile(r"(?:^|//|@)([a-z][a-z0-9-]*):(\d+)(?:/|$)")
 
 
@@ -80,7 +83,8 @@ def _allowed_out(manifests: Manifests) -> Iterator[Edge]:
             for peer in rule["to"]:
                 for port in rule["ports"]:
                     if "ipBlock" in peer:
-                        yield client.name, OUTSIDE, port["port"]
+                        private = set(peer["ipBlock"].get("except", []))
+                        yield client.name, OUTSIDE if private == PRIVATE else "all", port["port"]
                         continue
                     for server in manifests.pods_with(peer["podSelector"]):
                         yield client.name, server.name, server.port(port["port"]) or -1

@@ -117,8 +117,10 @@ def jobs(manifests: Manifests) -> Iterator[str]:
             yield f"{pod.where}: a Job whose pods are always started again"
         if pod.owner["kind"] == "CronJob" and spec.get("concurrencyPolicy") != "Forbid":
             yield f"{pod.where}: may run twice at a time"
-        if spec.get("completionMode") == "Indexed":
+        if pod.name == "sample":
             given, _ = manifests.environment(pod.containers[0])
+            if spec.get("completionMode") != "Indexed":
+                yield f"{pod.where}: every pod would make the first share"
             if given.get("WORLD_SIZE") != str(spec["completions"]):
                 yield f"{pod.where}: WORLD_SIZE is not {spec['completions']}"
 
@@ -134,6 +136,9 @@ def cores(manifests: Manifests) -> Iterator[str]:
         on_gpu = given.get("GMEM_ENGINE__DEVICE") == "cuda"
         if on_gpu != (limits.get("nvidia.com/gpu") == 1) or on_gpu != ("nodeSelector" in pod.spec):
             yield f"{pod.where}: a GPU is used, asked for and looked for, or it is not"
+        tolerated = {toleration.get("key") for toleration in pod.spec.get("tolerations", [])}
+        if on_gpu and not (pod.spec["nodeSelector"] and "nvidia.com/gpu" in tolerated):
+            yield f"{pod.where}: no node with a GPU takes it"
         if on_gpu != container["image"].endswith("-gpu"):
             yield f"{pod.where}: the image is for another device"
         if pod.name == "triton" and not any(
@@ -150,6 +155,9 @@ def redis(manifests: Manifests) -> Iterator[str]:
         if pod.name == "redis":
             arguments = pod.containers[0].get("args", [])
             told = dict(zip(arguments[::2], arguments[1::2], strict=False))
+            ask = pod.containers[0]["readinessProbe"].get("exec", {}).get("command")
+            if ask != ["redis-cli", "-e", "ping"]:
+                yield f"{pod.where}: is ready while it reads its file"
             if told.get("--appendonly") != "yes" or "--requirepass" not in told:
                 yield f"{pod.where}: forgets, or answers anyone"
             if told.get("--maxmemory-policy") != "noeviction" or "--maxmemory" not in told:
