@@ -137,7 +137,7 @@ def cores(manifests: Manifests) -> Iterator[str]:
         if on_gpu != (limits.get("nvidia.com/gpu") == 1) or on_gpu != ("nodeSelector" in pod.spec):
             yield f"{pod.where}: a GPU is used, asked for and looked for, or it is not"
         tolerated = {toleration.get("key") for toleration in pod.spec.get("tolerations", [])}
-        if on_gpu and not (pod.spec["nodeSelector"] and "nvidia.com/gpu" in tolerated):
+        if on_gpu and not (pod.spec.get("nodeSelector") and "nvidia.com/gpu" in tolerated):
             yield f"{pod.where}: no node with a GPU takes it"
         if on_gpu != container["image"].endswith("-gpu"):
             yield f"{pod.where}: the image is for another device"
