@@ -104,7 +104,9 @@ CHANGES: list[tuple[str, str, str, Path, Any]] = [
     (DEV, "Deployment", "triton", (*MAIN, "livenessProbe", "timeoutSeconds"), GONE),
     (DEV, "Deployment", "triton", (*MAIN, "readinessProbe"), {"httpGet": {"port": "http"}}),
     (DEV, "Deployment", "triton", (*MAIN, "livenessProbe", "exec", "command", 2), "prode"),
-    (DEV, "Deployment", "generator", (*MAIN, "lifecycle"), GONE),
+    (DEV, "Deployment", "bank", (*MAIN, "lifecycle"), GONE),
+    (DEV, "ConfigMap", "generator", ("data", "GMEM_GENERATOR__LEAVE_SECONDS"), GONE),
+    (DEV, "ConfigMap", "generator", ("data", "GMEM_GENERATOR__LEAVE_SECONDS"), "60"),
     *[
         (DEV, "Deployment", name, (*POD, "terminationGracePeriodSeconds"), 25)
         for name in ("bank", "triton", "generator")
@@ -152,6 +154,7 @@ CHANGES: list[tuple[str, str, str, Path, Any]] = [
     ],
     (DEV, "Deployment", "bank", (*POD, "volumes", 0), {"name": "gmem", "hostPath": {"path": "/"}}),
     (DEV, "Deployment", "bank", (*MAIN, "image"), "gmem-bank"),
+    (DEV, "Deployment", "bank", (*POD, "securityContext"), {"runAsUser": 1000}),
     (DEV, "ServiceAccount", "bank", ("automountServiceAccountToken",), GONE),
     (DEV, "Namespace", "gmem-dev", ("metadata", "labels"), {}),
     # GPUs and jobs

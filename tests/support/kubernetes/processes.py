@@ -16,7 +16,9 @@ from gmem_generator.routes import health
 from gmem_shared.cli import app as gmem
 from gmem_shared.ports import load
 from gmem_shared.settings import Settings
-from tests.support.kubernetes.manifests import Manifests, Object, Pod
+from tests.support.kubernetes.manifests import FOLDER, Manifests, Object, Pod
+
+ROOT = FOLDER.parent
 
 PATHS = {
     "bank": {route.path for route in gmem_bank.http_app._health.routes},  # type: ignore[attr-defined]
@@ -35,6 +37,13 @@ COMMANDS = {
     "generator": ["serve"],
     "trainer": ["train"],
     "sample": ["sample"],
+}
+
+DOCKERFILES = {
+    "gmem-bank": "services/bank/Dockerfile",
+    "gmem-generator": "services/generator/Dockerfile",
+    "gmem-trainer": "services/trainer/Dockerfile",
+    "gmem-triton": "services/generator/triton.Dockerfile",
 }
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 (a pod is its own host)
@@ -94,10 +103,13 @@ def endings(manifests: Manifests) -> Iterator[str]:
         drain = {
             "bank": 2 * bank_server._GRACE_SECONDS,
             "triton": found.triton.exit_timeout_seconds + found.engine.drain_seconds,
-            "generator": found.generator.drain_seconds + serving._LAST_BYTES_SECONDS,
+            "generator": found.generator.leave_seconds
+            + found.generator.drain_seconds
+            + serving._LAST_BYTES_SECONDS,
         }[pod.name]
         sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        if sleep < 5:
+        leave = found.generator.leave_seconds if pod.name == "generator" else 0
+        if sleep + leave < 5:
             yield f"{pod.where}: stops before its clients know"
         if pod.spec.get("terminationGracePeriodSeconds", 30) <= sleep + drain:
             yield f"{pod.where}: is killed before it has drained {sleep} + {drain} s"
@@ -147,6 +159,21 @@ def cores(manifests: Manifests) -> Iterator[str]:
             for volume in pod.spec["volumes"]
         ):
             yield f"{pod.where}: no shared memory beyond the 64 MiB of a container"
+
+
+def images(manifests: Manifests) -> Iterator[str]:
+    """Pods are what our images expect: their user, their ports, their command line."""
+    for pod in _ours(manifests):
+        image = pod.containers[0]["image"].rsplit("/", 1)[-1].partition(":")[0]
+        lines = (ROOT / DOCKERFILES[image]).read_text().splitlines()
+        said = {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
+        user = pod.spec.get("securityContext", {}).get("runAsUser")
+        if said["USER"] != f"{user}:{user}":
+            yield f"{pod.where}: runs as {user}, its image as {said['USER']}"
+        if set(pod.ports.values()) != set(map(int, said.get("EXPOSE", "").split())):
+            yield f"{pod.where}: has ports {pod.ports}, its image {said.get('EXPOSE')}"
+        if said["ENTRYPOINT"] != '["gmem"]' or "command" in pod.containers[0]:
+            yield f"{pod.where}: its image does not begin with gmem"
 
 
 def redis(manifests: Manifests) -> Iterator[str]:
