@@ -83,11 +83,8 @@ class TritonReplicas:
         host, _, port = settings.generator.triton_address.rpartition(":")
 
         def connect(address: str) -> Backend:
-            return TritonBackend(
-                address,
-                timeout_seconds=settings.triton.timeout_seconds,
-                heartbeat_seconds=settings.triton.heartbeat_seconds,
-            )
+            ours = settings.generator.model_copy(update={"triton_address": address})
+            return TritonBackend.from_settings(settings.model_copy(update={"generator": ours}))
 
         return cls(lambda: addresses_of(host, int(port)), connect)
 
