@@ -20,6 +20,7 @@ Path = tuple[str | int, ...]
 
 POD: Path = ("spec", "template", "spec")
 MAIN: Path = (*POD, "containers", 0)
+AHEAD: Path = ("spec", "jobTemplate", *POD, "initContainers", 0)
 LABEL: Path = ("spec", "template", "metadata", "labels", "app.kubernetes.io/name")
 GONE = None
 
@@ -163,6 +164,14 @@ CHANGES: list[tuple[str, str, str, Path, Any]] = [
     (GPU, "Deployment", "triton", (*MAIN, "image"), "gmem-triton:0.1.0"),
     (GPU, "Deployment", "triton", (*POD, "nodeSelector"), GONE),
     (DEV, "CronJob", "trainer", ("spec", "concurrencyPolicy"), GONE),
+    (DEV, "CronJob", "trainer", ("spec", "jobTemplate", *POD, "initContainers"), GONE),
+    (
+        DEV,
+        "CronJob",
+        "trainer",
+        ("spec", "jobTemplate", *POD, "initContainers", 0, "args", 1),
+        "chek",
+    ),
     (DEV, "CronJob", "trainer", ("spec", "jobTemplate", *POD, "restartPolicy"), GONE),
     # monitoring and scaling
     (GPU, "ServiceMonitor", "bank", ("spec", "endpoints", 0, "port"), "metrics"),
@@ -196,6 +205,7 @@ FREE = [
     r"HorizontalPodAutoscaler spec\.metrics\.0\.resource(\.target\.averageUtilization)?",
     r"ScaledObject spec\.(advanced.*|pollingInterval)",
     r"ServiceMonitor .*\.interval",
+    r"CronJob .*\.initContainers\.0\.resources\.limits\.cpu",
     # what Kubernetes, an operator or a service of ours would fill in
     r"\w+ .*\.securityContext\.(fsGroupChangePolicy|runAsGroup)",
     r"\w+ .*\.volumeMounts\.\d\.readOnly",

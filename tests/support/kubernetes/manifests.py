@@ -56,6 +56,13 @@ class Pod:
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
 
     @property
+    def main(self) -> Object:
+        """The container that the pod is for."""
+        (container,) = self.spec["containers"]
+        found: Object = container
+        return found
+
+    @property
     def ports(self) -> dict[str, int]:
         return {
             port["name"]: port["containerPort"]

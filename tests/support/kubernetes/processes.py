@@ -46,27 +46,39 @@ DOCKERFILES = {
     "gmem-triton": "services/generator/triton.Dockerfile",
 }
 
+STORE_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+
+WRITABLE = {"/var/lib/gmem", "/tmp"}  # noqa: S108 (inside our images)
+
 EVERYWHERE = "0.0.0.0"  # noqa: S104 (a pod is its own host)
 
 
 def settings(manifests: Manifests) -> Iterator[str]:
-    """Settings are ones we know; ports, addresses and commands are the code's."""
+    """Settings are ones we know; ports, addresses and places are the code's."""
     for pod in _ours(manifests):
-        (container,) = pod.containers
-        given, _ = manifests.environment(container)
-        try:
-            found = settings_of(given)
-        except (ValidationError, ValueError) as error:
-            yield f"{pod.where}: {error}"
-            continue
-        yield from _listening(found, pod)
-        yield from _choices(found, pod)
+        for container in pod.containers:
+            given, _ = manifests.environment(container)
+            if "gmem/store" in pod.labels and not given.keys() >= STORE_KEYS:
+                yield f"{pod.where}: may not enter the store"
+            mounted = {mount["mountPath"] for mount in container.get("volumeMounts", [])}
+            if not mounted >= WRITABLE:
+                yield f"{pod.where}: can write to {mounted} only"
+            try:
+                found = settings_of(given)
+            except (ValidationError, ValueError) as error:
+                yield f"{pod.where}: {error}"
+                continue
+            yield from _choices(found, pod)
+            if container is pod.main:
+                yield from _listening(found, pod)
 
 
 def commands(manifests: Manifests) -> Iterator[str]:
     """Our images run commands that there are, with options that they have."""
     for pod in _ours(manifests):
-        (container,) = pod.containers
+        container = pod.main
+        for ahead in pod.spec.get("initContainers", []):
+            yield from _command(ahead["args"], pod)
         begins = COMMANDS[pod.name]
         if container["args"][: len(begins)] != begins:
             yield f"{pod.where}: does not run gmem {' '.join(begins)}"
@@ -94,7 +106,7 @@ def endings(manifests: Manifests) -> Iterator[str]:
     for pod in _ours(manifests):
         if pod.owner["kind"] != "Deployment":
             continue
-        (container,) = pod.containers
+        container = pod.main
         given, _ = manifests.environment(container)
         try:
             found = settings_of(given)
@@ -127,10 +139,13 @@ def jobs(manifests: Manifests) -> Iterator[str]:
             "Never",
         ):
             yield f"{pod.where}: a Job whose pods are always started again"
+        checks = [ahead["args"] for ahead in pod.spec.get("initContainers", [])]
+        if pod.name == "trainer" and checks != [["store", "check"]]:
+            yield f"{pod.where}: publishes to a store that may let two writers win"
         if pod.owner["kind"] == "CronJob" and spec.get("concurrencyPolicy") != "Forbid":
             yield f"{pod.where}: may run twice at a time"
         if pod.name == "sample":
-            given, _ = manifests.environment(pod.containers[0])
+            given, _ = manifests.environment(pod.main)
             if spec.get("completionMode") != "Indexed":
                 yield f"{pod.where}: every pod would make the first share"
             if given.get("WORLD_SIZE") != str(spec["completions"]):
@@ -140,7 +155,7 @@ def jobs(manifests: Manifests) -> Iterator[str]:
 def cores(manifests: Manifests) -> Iterator[str]:
     """Where as many processes start as there are cores, it is said how many; a GPU is one."""
     for pod in _ours(manifests):
-        (container,) = pod.containers
+        container = pod.main
         limits = container["resources"].get("limits", {})
         if pod.name in ("triton", "sample", "trainer") and "cpu" not in limits:
             yield f"{pod.where}: computes on as many cores as the node has"
@@ -164,7 +179,7 @@ def cores(manifests: Manifests) -> Iterator[str]:
 def images(manifests: Manifests) -> Iterator[str]:
     """Pods are what our images expect: their user, their ports, their command line."""
     for pod in _ours(manifests):
-        image = pod.containers[0]["image"].rsplit("/", 1)[-1].partition(":")[0]
+        image = pod.main["image"].rsplit("/", 1)[-1].partition(":")[0]
         lines = (ROOT / DOCKERFILES[image]).read_text().splitlines()
         said = {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
         user = pod.spec.get("securityContext", {}).get("runAsUser")
@@ -172,7 +187,7 @@ def images(manifests: Manifests) -> Iterator[str]:
             yield f"{pod.where}: runs as {user}, its image as {said['USER']}"
         if set(pod.ports.values()) != set(map(int, said.get("EXPOSE", "").split())):
             yield f"{pod.where}: has ports {pod.ports}, its image {said.get('EXPOSE')}"
-        if said["ENTRYPOINT"] != '["gmem"]' or "command" in pod.containers[0]:
+        if said["ENTRYPOINT"] != '["gmem"]' or "command" in pod.main:
             yield f"{pod.where}: its image does not begin with gmem"
 
 
@@ -180,9 +195,9 @@ def redis(manifests: Manifests) -> Iterator[str]:
     """Redis keeps what it is told, and tells nobody without the password."""
     for pod in manifests.pods:
         if pod.name == "redis":
-            arguments = pod.containers[0].get("args", [])
+            arguments = pod.main.get("args", [])
             told = dict(zip(arguments[::2], arguments[1::2], strict=False))
-            ask = pod.containers[0]["readinessProbe"].get("exec", {}).get("command")
+            ask = pod.main.get("readinessProbe", {}).get("exec", {}).get("command")
             if ask != ["redis-cli", "-e", "ping"]:
                 yield f"{pod.where}: is ready while it reads its file"
             if told.get("--appendonly") != "yes" or "--requirepass" not in told:
@@ -213,11 +228,7 @@ def settings_of(environment: dict[str, str]) -> Settings:
 
 
 def _ours(manifests: Manifests) -> list[Pod]:
-    return [
-        pod
-        for pod in manifests.pods
-        if pod.containers[0]["image"].rsplit("/", 1)[-1][:5] == "gmem-"
-    ]
+    return [pod for pod in manifests.pods if pod.main["image"].rsplit("/", 1)[-1][:5] == "gmem-"]
 
 
 def _listening(found: Settings, pod: Pod) -> Iterator[str]:
