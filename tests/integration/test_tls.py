@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from structlog.testing import capture_logs
@@ -25,6 +29,7 @@ from gmem_shared.store import Store
 from tests.support import banks
 from tests.support.certificates import Authority
 from tests.support.http_server import served
+from tests.support.stack import free_ports, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +154,30 @@ def test_a_key_that_is_not_the_certificates_stops_the_start(ours) -> None:
     for read in (tls.uvicorn_options, tls.server_credentials):
         with pytest.raises(InvalidRequestError, match="its private key"):
             read(mixed)
+
+
+def test_the_bank_service_serves_both_doors_encrypted(ours, tmp_path: Path) -> None:
+    banks.publish(Store.from_url(str(tmp_path / "store"), tmp_path / "cache"))
+    http_port, grpc_port = free_ports(2)
+    settings = {
+        "GMEM_STORE__URL": str(tmp_path / "store"),
+        "GMEM_BANK__HTTP_PORT": str(http_port),
+        "GMEM_BANK__GRPC_PORT": str(grpc_port),
+        **{f"GMEM_SECURITY__{n.upper()}": str(path) for n, path in ours.issue("bank").items()},
+    }
+    command = [sys.executable, "-m", "gmem_shared", "bank", "serve"]
+    url, trusting = f"https://127.0.0.1:{http_port}", ssl.create_default_context()
+    trusting.load_verify_locations(ours.certificate)
+    with subprocess.Popen(command, env=os.environ | settings) as process:
+        try:
+            wait_for(lambda: httpx.get(f"{url}/readyz", verify=trusting).status_code == 200, url)
+            headers = httpx.get(f"{url}/v1/banks", verify=trusting).headers
+            root = ours.certificate.read_bytes()
+            with grpc.secure_channel(
+                f"127.0.0.1:{grpc_port}", grpc.ssl_channel_credentials(root)
+            ) as channel:
+                assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        finally:
+            process.terminate()
+    assert headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert headers["X-Content-Type-Options"] == "nosniff"
