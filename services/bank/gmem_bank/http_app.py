@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from gmem_bank import problems
 from gmem_bank.access import Access
 from gmem_bank.local import LocalBank
-from gmem_bank.middleware import SecurityHeaders
+from gmem_bank.middleware import Surround
 from gmem_bank.schemas import (
     AliasAnswer,
     AliasBody,
@@ -68,7 +68,7 @@ def create_app(
     app.include_router(_health)
     if access is not None:
         app.add_middleware(access.http)
-    app.add_middleware(SecurityHeaders, tls=tls)
+    app.add_middleware(Surround, tls=tls)
     return app
 
 

@@ -16,7 +16,6 @@ from starlette.requests import ClientDisconnect
 from gmem_shared.errors import (
     CancelledError,
     GmemError,
-    InternalError,
     InvalidRequestError,
     NotFoundError,
     OutOfRangeError,
@@ -59,11 +58,10 @@ async def _read(request: Request) -> bytes:
 
 
 def install(app: FastAPI) -> None:
-    """Answer our errors, invalid input, unknown routes and defects alike as problems."""
+    """Answer our errors, invalid input and unknown routes alike as problems."""
     app.add_exception_handler(GmemError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_status)
-    app.add_exception_handler(Exception, _on_defect)
 
 
 def respond(
@@ -108,7 +106,3 @@ async def _on_status(request: Request, error: Exception) -> Response:
     asked = f"{request.method} {request.url.path[:200]}"
     detail = f"{asked}: {error.detail}; GET /openapi.json lists the paths"
     return respond(error_class(detail), error.status_code, error.headers)
-
-
-async def _on_defect(request: Request, error: Exception) -> Response:
-    return respond(InternalError("a defect of the bank service; its log has the details"))
