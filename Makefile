@@ -91,6 +91,15 @@ proto: $(VENV)/.dev ## Generate the gRPC code from the .proto files
 proto-check: proto ## Fail when the committed gRPC code is not what the .proto files give
 	@git diff --exit-code -- shared/gmem_shared/proto
 
+.PHONY: audit
+audit: $(VENV)/.dev ## Look up the pinned packages in the public list of vulnerabilities (network)
+	@$(BIN)/python tools/audit.py requirements/constraints.txt
+
+.PHONY: sbom
+sbom: $(VENV)/.dev ## Write what is installed to sbom.json (CycloneDX)
+	@$(BIN)/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.json
+
 BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py,$(wildcard benchmarks/*.py)))
 
 .PHONY: bench

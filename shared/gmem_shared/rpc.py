@@ -58,7 +58,11 @@ _TRANSPORT: Options = [
 ]
 
 
-def channel(address: str, retried: Sequence[tuple[str, str]]) -> grpc.aio.Channel:
+def channel(
+    address: str,
+    retried: Sequence[tuple[str, str]],
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.aio.Channel:
     """Open a channel that reconnects within a second or two of a service's return.
 
     Calls go to all addresses that the host stands for, in turn.
@@ -67,6 +71,7 @@ def channel(address: str, retried: Sequence[tuple[str, str]]) -> grpc.aio.Channe
         address: ``host:port``.
         retried: (service, method) pairs without effects; they are tried again, within the call's
             deadline, when the service is unavailable.
+        credentials: How the service is known; by default it speaks no TLS.
     """
     retry_policy = {
         "maxAttempts": 4,
@@ -90,10 +95,17 @@ def channel(address: str, retried: Sequence[tuple[str, str]]) -> grpc.aio.Channe
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.use_local_subchannel_pool", 1),
     ]
+    if credentials is not None:
+        return grpc.aio.secure_channel(address, credentials, options=options)
     return grpc.aio.insecure_channel(address, options=options)
 
 
-def server(pool: ThreadPoolExecutor, *, max_concurrent: int) -> grpc.Server:
+def server(
+    pool: ThreadPoolExecutor,
+    *,
+    max_concurrent: int,
+    interceptors: Sequence[grpc.ServerInterceptor[Any, Any]] = (),
+) -> grpc.Server:
     """Make a server whose handlers run on ``pool``; beyond ``max_concurrent`` calls are refused."""
     options = [
         *_TRANSPORT,
@@ -103,7 +115,26 @@ def server(pool: ThreadPoolExecutor, *, max_concurrent: int) -> grpc.Server:
         ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", _CONNECTION_AGE_MS),
     ]
-    return grpc.server(pool, options=options, maximum_concurrent_rpcs=max_concurrent)
+    return grpc.server(
+        pool,
+        interceptors=list(interceptors),
+        options=options,
+        maximum_concurrent_rpcs=max_concurrent,
+    )
+
+
+def listen(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Have a server listen, with TLS if it has credentials; return the port.
+
+    Raises:
+        NotReadyError: The port is taken.
+    """
+    try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise NotReadyError(f"cannot listen on {address}: {error}") from error
 
 
 def abort(context: grpc.ServicerContext, error: GmemError) -> NoReturn:
@@ -131,6 +162,12 @@ def error_of(failure: grpc.aio.AioRpcError, service: str) -> GmemError:
         return from_problem(json.loads(problem))
     code, detail = failure.code(), f"{service}: {failure.details() or failure.code().name}"
     match code:
+        case grpc.StatusCode.UNAVAILABLE if "handshake" in detail.lower():
+            return NotReadyError(
+                f"{service} and this client do not trust each other ({failure.details()}); check "
+                "GMEM_SECURITY__TLS_CA_FILE here and the certificate there",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
         case grpc.StatusCode.UNAVAILABLE:
             return NotReadyError(
                 f"{service} does not answer ({failure.details()}); it is asked again by itself",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +17,13 @@ from gmem_shared.settings import Settings
 from tests.support.fakes import FakeBackend, FakeBank
 
 
-def settings(**generator: Any) -> Settings:
+def settings(
+    *, security: Mapping[str, Any] = {}, quota: Mapping[str, Any] = {}, **generator: Any
+) -> Settings:
     """Settings with some of the front end's changed; every alias is looked up anew."""
-    return Settings(generator=generator, store={"poll_seconds": 1e-9})
+    return Settings(
+        generator=generator, store={"poll_seconds": 1e-9}, security=security, quota=quota
+    )
 
 
 @dataclass
@@ -40,11 +44,11 @@ class Front:
 
 
 @asynccontextmanager
-async def running_front(**generator: Any) -> AsyncIterator[Front]:
-    """A started front end; ``generator`` are settings."""
+async def running_front(**changed: Any) -> AsyncIterator[Front]:
+    """A started front end; `settings` are changed."""
     registry = CollectorRegistry()
     bank, backend = FakeBank(), FakeBackend()
-    app = create_app(settings(**generator), bank, backend, registry)
+    app = create_app(settings(**changed), bank, backend, registry)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -47,6 +47,10 @@ class Result:
     watch: Stopwatch
 
 
+async def _free(_: int) -> None:
+    """Ask nothing for images."""
+
+
 class Pipeline:
     """Makes the images of requests.
 
@@ -84,10 +88,13 @@ class Pipeline:
         watch: Stopwatch,
         content: bytes,
         deliver: Callable[[FinishedImage], None] = lambda _: None,
+        *,
+        spend: Callable[[int], Awaitable[None]] = _free,
     ) -> Result:
         """Make the images; ``deliver`` gets each as it finishes, the result has all in order.
 
-        ``content`` is what the client sent, by which it is known when it sends it again.
+        ``content`` is what the client sent, by which it is known when it sends it again. ``spend``
+        takes the images from the client's quota once there is room for them, or raises.
         Cancelling the call stops the engine's work for it.
 
         Raises:
@@ -102,6 +109,7 @@ class Pipeline:
                 kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
                 images = len(plan.indices)
                 with self._admission.admit(images, plan.steps, kind, content) as ticket:
+                    await spend(images)
                     watch.lap("plan")
                     snippets = None
                     if plan.query is not None:

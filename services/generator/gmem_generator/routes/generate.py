@@ -18,13 +18,19 @@ from gmem_generator.metrics import Metrics
 from gmem_generator.middleware import STARTED
 from gmem_generator.openapi import GENERATE_EXAMPLES, generate_responses
 from gmem_generator.pipeline import Pipeline
+from gmem_generator.quota import Quota
 from gmem_generator.schemas import GenerateAnswer, GenerateBody
 from gmem_generator.stopwatch import Stopwatch
 from gmem_generator.stream import ImageStream
+from gmem_shared.guard import PRINCIPAL
 
 
 def router(
-    pipeline: Pipeline, metrics: Metrics, gate: Callable[[bytes], None], max_body_bytes: int
+    pipeline: Pipeline,
+    quota: Quota,
+    metrics: Metrics,
+    gate: Callable[[bytes], None],
+    max_body_bytes: int,
 ) -> APIRouter:
     """Return the route, for bodies up to a size that a gate lets pass."""
     api = APIRouter(route_class=JsonRoute.behind(gate, max_body_bytes), tags=["generate"])
@@ -45,7 +51,8 @@ def router(
         or `error` with a problem). `/v1/generate` is the same.
         """
         watch = Stopwatch(time.monotonic, request.scope[STARTED])
-        run = partial(pipeline.run, body, watch, request.scope[CONTENT])
+        spend = partial(quota.spend, request.scope[PRINCIPAL])
+        run = partial(pipeline.run, body, watch, request.scope[CONTENT], spend=spend)
         form = negotiation.negotiate(request.headers.get("accept"))
         if form == negotiation.EVENTS:
             stream = ImageStream(run, on_left)
