@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 REQUIRED = set(filter(None, os.environ.get("GMEM_TEST_REQUIRE", "").split(",")))
-"""Components whose absence is a failure: ``GMEM_TEST_REQUIRE=triton,browser,s3``."""
+"""Components whose absence is a failure: ``GMEM_TEST_REQUIRE=triton,browser,redis,s3``."""
 
 COMPONENTS = {
     "triton": (
@@ -20,6 +20,10 @@ COMPONENTS = {
     "browser": (
         lambda: shutil.which("chromium") is not None,
         "chromium (apt-get install chromium)",
+    ),
+    "redis": (
+        lambda: shutil.which("redis-server") is not None,
+        "redis-server (apt-get install redis-server)",
     ),
     "s3": (
         lambda: shutil.which("radosgw") is not None,

@@ -16,6 +16,7 @@ from gmem_generator.admission import Admission
 from gmem_generator.body import JsonRoute
 from gmem_generator.direct import Direct
 from gmem_generator.drawing import Drawer
+from gmem_generator.jobs.service import Jobs
 from gmem_generator.lifecycle import Drain
 from gmem_generator.memo import Memo
 from gmem_generator.metrics import Metrics
@@ -24,8 +25,11 @@ from gmem_generator.pipeline import Pipeline
 from gmem_generator.readiness import Readiness
 from gmem_generator.resolve import Resolver
 from gmem_generator.routes import generate, health, page, reads
+from gmem_generator.routes import jobs as jobs_routes
+from gmem_generator.routes.generate import Generation
 from gmem_shared.ports import Backend, BankSource
 from gmem_shared.settings import Settings
+from gmem_shared.store.store import utc_now
 
 # Exact in JavaScript, whose numbers end at 2^53.
 _random_seed = functools.partial(secrets.randbelow, 2**53)
@@ -62,7 +66,6 @@ def create_app(
         max_images=max_images,
         random_seed=_random_seed,
     )
-    readiness = Readiness(bank, backend, drain, metrics, resolver)
     admission = Admission(ours.max_waiting_images, metrics, clock)
     pipeline = Pipeline(
         bank,
@@ -75,6 +78,17 @@ def create_app(
         default_deadline_ms=ours.default_deadline_ms,
         clock=clock,
     )
+    jobs = Jobs.of(
+        settings,
+        pipeline,
+        admission=admission,
+        drain=drain,
+        metrics=metrics,
+        answer_images=max_images,
+        clock=clock,
+        time_of_day=utc_now,
+    )
+    readiness = Readiness(bank, backend, drain, metrics, resolver, jobs.link)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +96,8 @@ def create_app(
         try:
             await backend.start()
             try:
-                yield
+                async with jobs.working():
+                    yield
             finally:
                 await backend.close()
         finally:
@@ -92,8 +107,10 @@ def create_app(
     app.state.drain, app.state.readiness = drain, readiness
     problems.install(app)
     openapi.install(app, num_images=max_images, num_steps=settings.engine.max_steps)
-    generating = generate.router(pipeline, metrics, admission.gate, ours.max_body_bytes)
+    generation = Generation(pipeline, metrics, admission.gate, jobs, ours.default_deadline_ms)
+    generating = generate.router(generation, ours.max_body_bytes)
     app.include_router(generating)
+    app.include_router(jobs_routes.router(jobs.office))
     app.include_router(generating, prefix="/v1", include_in_schema=False)
     operations = [route for route in generating.routes if isinstance(route, JsonRoute)]
     paths = {f"{prefix}{route.path}": route for prefix in ("", "/v1") for route in operations}

@@ -73,11 +73,11 @@ class ImageStream(StreamingResponse):
                 continue
             if image is None:
                 break
-            yield _event("image", image_answer(image).model_dump_json())
+            yield event("image", image_answer(image).model_dump_json())
         try:
-            yield _event("completed", completed(self._work.result()).model_dump_json())
+            yield event("completed", completed(self._work.result()).model_dump_json())
         except GmemError as error:
-            yield _event("error", json.dumps(to_problem(error)))
+            yield event("error", json.dumps(to_problem(error)))
 
     def _deliver(self, image: FinishedImage | None) -> None:
         self._images.put_nowait(image)
@@ -89,5 +89,6 @@ class ImageStream(StreamingResponse):
             work.exception()  # retrieved, in case nobody is left to be told
 
 
-def _event(name: str, data: str) -> bytes:
+def event(name: str, data: str) -> bytes:
+    """Return a server-sent event; ``data`` is of one line."""
     return f"event: {name}\ndata: {data}\n\n".encode()

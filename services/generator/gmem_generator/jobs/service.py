@@ -1,0 +1,75 @@
+"""Puts the parts of this package together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from gmem_generator.admission import Admission
+from gmem_generator.jobs.board import Board
+from gmem_generator.jobs.idempotency import Idempotency
+from gmem_generator.jobs.link import Link
+from gmem_generator.jobs.making import Maker
+from gmem_generator.jobs.office import Office
+from gmem_generator.jobs.queue import Queue
+from gmem_generator.jobs.worker import Worker
+from gmem_generator.lifecycle import Drain
+from gmem_generator.metrics import Metrics
+from gmem_generator.pipeline import Pipeline
+from gmem_shared.settings import Settings
+from gmem_shared.store import Results
+
+_CLOSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """What a front end needs of jobs."""
+
+    link: Link
+    office: Office
+    idempotency: Idempotency
+    worker: Worker
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        pipeline: Pipeline,
+        *,
+        admission: Admission,
+        drain: Drain,
+        metrics: Metrics,
+        answer_images: int,
+        clock: Callable[[], float],
+        time_of_day: Callable[[], datetime],
+    ) -> Jobs:
+        """Build everything; connects to nothing yet."""
+        ours = settings.jobs
+        link = Link(settings.redis, metrics)
+        queue = Queue(link, ours.claim_seconds, clock)
+        board = Board(link, queue, ours, time_of_day)
+        results = Results(settings.store.url)
+        idempotency = Idempotency(link, ours)
+        office = Office(
+            board, pipeline, results, idempotency, metrics, ours,
+            answer_images=answer_images, clock=time_of_day,
+        )  # fmt: skip
+        worker = Worker(
+            board, queue, Maker(pipeline, results), results,
+            drain=drain, admission=admission, metrics=metrics, settings=ours,
+            close_seconds=_CLOSE_SECONDS if link.shared else 0.0, clock=clock,
+        )  # fmt: skip
+        return cls(link, office, idempotency, worker)
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Work on jobs as long as the block runs."""
+        self.worker.start()
+        try:
+            yield
+        finally:
+            await self.worker.close()
+            await self.link.close()
