@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -27,8 +28,9 @@ from gmem_generator.resolve import Resolver
 from gmem_generator.routes import generate, health, page, reads
 from gmem_generator.routes import jobs as jobs_routes
 from gmem_generator.routes.generate import Generation
+from gmem_shared.announcements import Subscriber
 from gmem_shared.ports import Backend, BankSource
-from gmem_shared.settings import Settings
+from gmem_shared.settings import RedisSettings, Settings
 from gmem_shared.store.store import utc_now
 
 # Exact in JavaScript, whose numbers end at 2^53.
@@ -90,13 +92,17 @@ def create_app(
     )
     readiness = Readiness(bank, backend, drain, metrics, resolver, jobs.link)
 
+    def forget() -> None:
+        banks.forget()
+        models.forget()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await bank.start()
         try:
             await backend.start()
             try:
-                async with jobs.working():
+                async with _hearing(settings.redis, forget), jobs.working():
                     yield
             finally:
                 await backend.close()
@@ -123,3 +129,19 @@ def create_app(
     app.include_router(page.router())
     app.router.routes.append(page.assets())
     return app
+
+
+@asynccontextmanager
+async def _hearing(redis: RedisSettings, heard: Callable[[], None]) -> AsyncIterator[None]:
+    """Call a function on the event loop whenever a bank or engine has taken a version into use."""
+    loop = asyncio.get_running_loop()
+
+    def pass_on() -> None:
+        loop.call_soon_threadsafe(heard)
+
+    subscriber = Subscriber(redis, "served", pass_on)
+    subscriber.start()
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(subscriber.close)

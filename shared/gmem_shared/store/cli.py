@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gmem_shared import logs
+from gmem_shared.announcements import Announcer
 from gmem_shared.settings import Settings
 from gmem_shared.store.aliases import AliasRecord
 from gmem_shared.store.gc import Retention
@@ -37,8 +38,9 @@ def _configure() -> None:
 
 def _repository(target: str) -> Repository:
     kind, _, name = target.partition("/")
-    settings = Settings().store
-    store = Store.from_url(settings.url, settings.cache_dir)
+    settings = Settings()
+    told = Announcer(settings.redis, "moved")
+    store = Store.from_url(settings.store.url, settings.store.cache_dir, moved=told)
     return store.repository(cast(Kind, kind), name)  # checks both
 
 

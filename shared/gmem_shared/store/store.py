@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,22 +27,38 @@ class Store:
         objects: Where everything is kept.
         cache_dir: Where verified copies of remote files are kept; unused for a local folder.
         clock: Time for records, leases and the garbage collector.
+        moved: Called whenever an alias was moved through this store.
     """
 
-    def __init__(self, objects: Objects, cache_dir: Path, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        cache_dir: Path,
+        clock: Clock = utc_now,
+        *,
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
         self._objects = objects
         self._opener = BlobOpener(objects, cache_dir)
         self._clock = clock
+        self._moved = moved
 
     @classmethod
-    def from_url(cls, url: str, cache_dir: Path, clock: Clock = utc_now) -> Store:
+    def from_url(
+        cls,
+        url: str,
+        cache_dir: Path,
+        clock: Clock = utc_now,
+        *,
+        moved: Callable[[], None] = lambda: None,
+    ) -> Store:
         """Connect to a folder path, ``file://``, ``memory://name`` or ``s3://bucket/prefix``.
 
         Raises:
             InvalidRequestError: The URL is not understood.
             StorageError: The folder cannot be written.
         """
-        return cls(connect(url), cache_dir, clock)
+        return cls(connect(url), cache_dir, clock, moved=moved)
 
     def names(self, kind: Kind) -> list[str]:
         """List the banks or models that have a version."""
@@ -57,4 +74,5 @@ class Store:
         Raises:
             InvalidRequestError: The name cannot be a folder of the store.
         """
-        return Repository(Shelf(self._objects, Layout(kind, name), self._clock), self._opener)
+        shelf = Shelf(self._objects, Layout(kind, name), self._clock, self._moved)
+        return Repository(shelf, self._opener)
