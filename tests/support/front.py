@@ -18,12 +18,16 @@ from tests.support.fakes import FakeBackend, FakeBank
 
 
 def settings(
-    *, jobs: Mapping[str, Any] = {}, redis: str = "memory://", **generator: Any
+    *,
+    jobs: Mapping[str, Any] = {},
+    redis: str = "memory://",
+    store_url: str = "memory://front",
+    **generator: Any,
 ) -> Settings:
     """Settings with some of the front end's changed; every alias is looked up anew."""
     return Settings(
         generator=generator,
-        store={"poll_seconds": 1e-9, "url": "memory://front"},
+        store={"poll_seconds": 1e-9, "url": store_url},
         jobs=jobs,
         redis={"url": redis},
     )

@@ -72,7 +72,7 @@ class Office:
             id=secrets.token_hex(12),
             owner=owner,
             images=images_of(body),
-            part_images=self._settings.part_images,
+            part_images=min(self._settings.part_images, self._answer_images),
             model=version(plan.model.version),
             bank=None if plan.bank is None else version(plan.bank),
             created=self._clock(),

@@ -42,7 +42,7 @@ _TICK_SECONDS = 0.1
 _BEAT_SECONDS = 5.0
 _YIELD_SECONDS = 0.05
 _SWEEP_BEATS = 12
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 15.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
 
 
 class Worker:
@@ -126,10 +126,9 @@ class Worker:
             await asyncio.sleep(_YIELD_SECONDS)
             return
         entry = await self._queue.take()
-        if entry is None:
-            return
-        outcome = await self._see_through(entry)
-        self._metrics.job_parts.labels(outcome).inc()
+        outcome = None if entry is None else await self._see_through(entry)
+        if outcome is not None:
+            self._metrics.job_parts.labels(outcome).inc()
         if outcome == "put_off":
             await self._rest()
         else:
