@@ -61,7 +61,7 @@ GENERATE_HEADERS = {
             "name": "Prefer",
             "in": "header",
             "description": "`respond-async`: answer with a job (202), which may have more images.",
-            "schema": {"type": "string", "enum": ["respond-async"]},
+            "schema": {"type": "string", "examples": ["respond-async"]},
         },
         {
             "name": "Idempotency-Key",
