@@ -58,9 +58,10 @@ class Office:
         self.known = await self.board.submit(job, REQUEST, note)
 
     async def take(self) -> Entry | None:
-        while (entry := await self.queue.take()) is None and await self.queue.length():
-            pass
-        return entry
+        while await self.queue.length():
+            if (entry := await self.queue.take()) is not None:
+                return entry
+        return None
 
     async def drain(self) -> list[int]:
         """Make everything that is offered, and return the parts in their order."""

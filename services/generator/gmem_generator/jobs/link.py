@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,6 +27,7 @@ Pipeline = Any
 
 _RETRY_AFTER_SECONDS = 2.0
 _PAUSE_SECONDS = 0.05
+_STAND_IN_MS = 5000
 
 
 class Link:
@@ -33,17 +36,21 @@ class Link:
     Args:
         settings: Where Redis is; ``memory://`` is the stand-in.
         metrics: Shows whether it answers.
+        processes: That share the port; more than one cannot have a stand-in each.
     """
 
-    def __init__(self, settings: RedisSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: RedisSettings, metrics: Metrics, processes: int = 1) -> None:
         self.shared = settings.url != "memory://"
         """Whether other processes see what is kept here."""
-        self.block_ms = int(settings.timeout_seconds * 500)
+        self.block_ms = int(settings.timeout_seconds * 500) if self.shared else _STAND_IN_MS
         """How long a call may wait for news, so that silence is not taken for absence."""
-        self._redis = _connect(settings)
+        self._settings = settings
+        self._redis: Client | None = None
+        self._used = asyncio.Event()
+        self._usable = self.shared or processes == 1
         self._up = metrics.redis_up
         self._problem: str | None = None
-        self._up.set(1)
+        self._up.set(self._usable)
 
     @property
     def problem(self) -> str | None:
@@ -57,6 +64,17 @@ class Link:
         Raises:
             NotReadyError: Redis did not answer, or not as expected.
         """
+        if not self._usable:
+            raise NotReadyError(
+                "expected a Redis that the workers of this port share, found none; set "
+                "GMEM_REDIS__URL, or serve with one worker",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
+        if self._redis is None:
+            if not self.shared:
+                await asyncio.to_thread(importlib.import_module, "fakeredis")  # half a second
+            self._redis = self._redis or _connect(self._settings)
+            self._used.set()
         try:
             yield self._redis
         except (RedisError, OSError, TimeoutError) as error:
@@ -68,9 +86,15 @@ class Link:
             ) from error
         self._tell(None)
 
+    async def needed(self) -> None:
+        """Return when there may be something: of the stand-in, when somebody has used it."""
+        if not self.shared:
+            await self._used.wait()
+
     async def close(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
+        if self._redis is not None:
+            await self._redis.aclose()
 
     def _tell(self, problem: str | None) -> None:
         if (problem is None) != (self._problem is None):
@@ -81,7 +105,7 @@ class Link:
 
 def _connect(settings: RedisSettings) -> Client:
     if settings.url == "memory://":
-        import fakeredis  # who has a Redis does without it
+        import fakeredis  # whoever has a Redis does without it
 
         return fakeredis.FakeAsyncRedis()
     # A connection that a restart of Redis cut is replaced; a call that took too long is not

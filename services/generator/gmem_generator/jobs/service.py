@@ -21,8 +21,6 @@ from gmem_generator.pipeline import Pipeline
 from gmem_shared.settings import Settings
 from gmem_shared.store import Results
 
-_CLOSE_SECONDS = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
@@ -48,7 +46,7 @@ class Jobs:
     ) -> Jobs:
         """Build everything; connects to nothing yet."""
         ours = settings.jobs
-        link = Link(settings.redis, metrics)
+        link = Link(settings.redis, metrics, settings.generator.workers)
         queue = Queue(link, ours.claim_seconds, clock)
         board = Board(link, queue, ours, time_of_day)
         results = Results(settings.store.url)
@@ -59,8 +57,8 @@ class Jobs:
         )  # fmt: skip
         worker = Worker(
             board, queue, Maker(pipeline, results), results,
-            drain=drain, admission=admission, metrics=metrics, settings=ours,
-            close_seconds=_CLOSE_SECONDS if link.shared else 0.0, clock=clock,
+            link=link, drain=drain, admission=admission, metrics=metrics, settings=ours,
+            clock=clock,
         )  # fmt: skip
         return cls(link, office, idempotency, worker)
 

@@ -12,6 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from gmem_generator.admission import Admission
 from gmem_generator.jobs.board import Board, wanted
+from gmem_generator.jobs.link import Link
 from gmem_generator.jobs.making import Maker
 from gmem_generator.jobs.queue import ASSEMBLY, Entry, Queue
 from gmem_generator.jobs.record import Job
@@ -42,6 +43,7 @@ _TICK_SECONDS = 0.1
 _BEAT_SECONDS = 5.0
 _YIELD_SECONDS = 0.05
 _SWEEP_BEATS = 12
+_CLOSE_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
 
 
@@ -49,9 +51,9 @@ class Worker:
     """Takes parts and makes them, a few at a time.
 
     Args:
+        link: Whose queue it is.
         drain: When it begins, parts in the making are given back.
         admission: Parts are taken while it has places to spare.
-        close_seconds: How long giving back may take at the end.
         clock: Monotonic seconds.
     """
 
@@ -62,11 +64,11 @@ class Worker:
         maker: Maker,
         results: Results,
         *,
+        link: Link,
         drain: Drain,
         admission: Admission,
         metrics: Metrics,
         settings: JobsSettings,
-        close_seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self._board = board
@@ -77,7 +79,7 @@ class Worker:
         self._admission = admission
         self._metrics = metrics
         self._settings = settings
-        self._close_seconds = close_seconds
+        self._link = link
         self._clock = clock
         self._running: dict[Entry, asyncio.Task[bool]] = {}
         self._closing = asyncio.Event()
@@ -99,8 +101,8 @@ class Worker:
         """Give back what is in the making, and stop."""
         self._closing.set()
         self._stop(self._running)
-        if self._slots:
-            await asyncio.wait(self._slots, timeout=self._close_seconds)
+        if self._slots and self._link.shared:  # otherwise nobody is left to whom to give it
+            await asyncio.wait(self._slots, timeout=_CLOSE_SECONDS)
         for task in (*self._slots, *self._watchers):
             task.cancel()
         await asyncio.gather(*self._slots, *self._watchers, return_exceptions=True)
@@ -111,6 +113,7 @@ class Worker:
 
     async def _for_ever(self, turn: Callable[[], Awaitable[None]]) -> None:
         """Do something again and again, until the end."""
+        await self._link.needed()
         while not self._closing.is_set():
             try:
                 await turn()
@@ -255,7 +258,8 @@ class Worker:
 
     def _stop(self, entries: Iterable[Entry]) -> None:
         for entry in list(entries):
-            if (making := self._running.get(entry)) is not None:
+            making = self._running.get(entry)
+            if making is not None and not making.cancelling():  # once: it may be cleaning up
                 making.cancel()
 
     async def _sweep(self) -> None:

@@ -220,6 +220,14 @@ async def test_there_is_a_limit_to_unfinished_jobs() -> None:
         assert (await front.submit()).status_code == 202
 
 
+async def test_workers_that_share_a_port_need_a_redis_that_they_share() -> None:
+    async with running_front(workers=2) as front:
+        refused = await front.submit(**REQUEST)
+        assert refused.status_code == 503
+        assert "GMEM_REDIS__URL" in refused.json()["detail"]
+        assert (await front.generate(**REQUEST)).status_code == 200
+
+
 async def test_jobs_are_listed_newest_first_page_by_page() -> None:
     async with running_front(jobs={"concurrency": 0}) as front:
         ids = [(await front.submit(seed=n)).json()["id"] for n in range(5)]
