@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from gmem_generator.jobs.board import Board, Note
-from gmem_generator.jobs.link import Link
+from gmem_generator.jobs.connection import Connection
 from gmem_generator.jobs.queue import ASSEMBLY, Entry, Queue
 from gmem_generator.jobs.record import Job
 from gmem_generator.metrics import Metrics
@@ -44,10 +44,12 @@ class Office:
     def __init__(self, url: str, **settings: object) -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         jobs = JobsSettings(part_images=8, parallel_parts=2, **settings)
-        self.link = Link(RedisSettings(url=url, timeout_seconds=0.5), Metrics(CollectorRegistry()))
+        self.connection = Connection(
+            RedisSettings(url=url, timeout_seconds=0.5), Metrics(CollectorRegistry())
+        )
         ticks = itertools.count()
-        self.queue = Queue(self.link, CLAIM_SECONDS, lambda: float(next(ticks)))
-        self.board = Board(self.link, self.queue, jobs, lambda: self.now)
+        self.queue = Queue(self.connection, CLAIM_SECONDS, lambda: float(next(ticks)))
+        self.board = Board(self.connection, self.queue, jobs, lambda: self.now)
 
     async def submit(self, job_id: str = "j", owner: str = "o", note: Note | None = None) -> None:
         model = Version(name="digits", seq=1, digest="sha256-0")
@@ -207,7 +209,7 @@ class Contract:
 
     async def test_a_queue_that_was_lost_is_made_anew(self, office) -> None:
         await office.submit()
-        async with office.link.calling() as redis:
+        async with office.connection.calling() as redis:
             await redis.flushall()
         assert await office.queue.take() is None
         await office.submit()
@@ -219,7 +221,7 @@ class TestStandIn(Contract):
     async def office(self) -> AsyncIterator[Office]:
         office = Office("memory://", max_unfinished=3, keep_seconds=3600)
         yield office
-        await office.link.close()
+        await office.connection.close()
 
 
 @pytest.mark.redis
@@ -227,7 +229,7 @@ class TestRedis(Contract):
     @pytest.fixture
     async def office(self, server) -> AsyncIterator[Office]:
         office = Office(server, max_unfinished=3, keep_seconds=3600)
-        async with office.link.calling() as redis:
+        async with office.connection.calling() as redis:
             await redis.flushall()
         yield office
-        await office.link.close()
+        await office.connection.close()

@@ -15,7 +15,7 @@ from tests.support.redis import RedisServer, redis_server
 from tests.support.replicas import UNHURRIED, Replica, replicas
 from tests.support.stack import wait_for
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.slow, pytest.mark.redis]
 
 REQUEST = {"class_label": 7, "seed": 42, "num_steps": 4}
 SMALL = UNHURRIED | {"GMEM_JOBS__PART_IMAGES": "16"}

@@ -90,7 +90,7 @@ def create_app(
         clock=clock,
         time_of_day=utc_now,
     )
-    readiness = Readiness(bank, backend, drain, metrics, resolver, jobs.link)
+    readiness = Readiness(bank, backend, drain, metrics, resolver, jobs.connection)
 
     def forget() -> None:
         banks.forget()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from gmem_generator.jobs.link import Link
+from gmem_generator.jobs.connection import Connection
 from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
 from gmem_generator.resolve import Resolver
@@ -30,7 +30,7 @@ class Readiness:
         drain: Drain,
         metrics: Metrics,
         resolver: Resolver,
-        link: Link,
+        connection: Connection,
     ) -> None:
         async def server() -> None:
             drain.check()
@@ -42,7 +42,7 @@ class Readiness:
         }
         self._metrics = metrics
         self._resolver = resolver
-        self._link = link
+        self._connection = connection
 
     async def parts(self) -> tuple[dict[str, Part], float | None]:
         """Return the state of every part and, if one is away, when to ask again in seconds."""
@@ -54,9 +54,9 @@ class Readiness:
             self._metrics.ready.labels(name).set(reason is None)
             if reason is not None:
                 waits[name] = wait
-        if self._link.shared:
+        if self._connection.shared:
             # As of the last call, so that a probe need not wait for a Redis that hangs.
-            reason = self._link.problem
+            reason = self._connection.problem
             parts["redis"] = Part(ready=reason is None, reason=reason)
             self._metrics.ready.labels("redis").set(reason is None)
         if waits.keys() == {"bank"} and not await self._draws():

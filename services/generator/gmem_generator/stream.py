@@ -16,6 +16,7 @@ from gmem_generator.pipeline import FinishedImage, Result
 from gmem_shared.errors import GmemError, to_problem
 
 KEEP_ALIVE_SECONDS = 15.0
+KEEP_ALIVE = b": keep-alive\n\n"
 
 Run = Callable[[Callable[[FinishedImage], None]], Coroutine[Any, Any, Result]]
 
@@ -69,7 +70,7 @@ class ImageStream(StreamingResponse):
             try:
                 image = await asyncio.wait_for(self._images.get(), KEEP_ALIVE_SECONDS)
             except TimeoutError:
-                yield b": keep-alive\n\n"
+                yield KEEP_ALIVE
                 continue
             if image is None:
                 break

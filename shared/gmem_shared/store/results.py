@@ -26,12 +26,13 @@ _PART = re.compile(r"/parts/([0-9]{6})$")
 
 
 class Results:
-    """Parts and results of jobs. Thread-safe; calls block on the store and may raise
-    `StorageError`.
+    """Parts and results of jobs. Thread-safe; calls block on the store.
+
+    Every method may raise `StorageError`.
 
     Args:
         url: As for `Store.from_url`; connected to at the first call.
-    """  # noqa: D205 (one sentence)
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url

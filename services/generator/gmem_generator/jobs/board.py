@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from gmem_generator.jobs.link import Link, Pipeline
+from gmem_generator.jobs.connection import Connection, Pipeline
 from gmem_generator.jobs.queue import ASSEMBLY, Entry, Queue
 from gmem_generator.jobs.record import Job
 from gmem_generator.schemas import GenerateBody, GenerateRequest, ReplayRequest
@@ -53,9 +53,13 @@ class Board:
     """
 
     def __init__(
-        self, link: Link, queue: Queue, settings: JobsSettings, clock: Callable[[], datetime]
+        self,
+        connection: Connection,
+        queue: Queue,
+        settings: JobsSettings,
+        clock: Callable[[], datetime],
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._queue = queue
         self._settings = settings
         self._clock = clock
@@ -91,7 +95,7 @@ class Board:
             return None
 
         watched = [_key(job.id)] if note is None else [note.key]
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             known: bytes | None = await redis.transaction(
                 transact, *watched, value_from_callable=True
             )
@@ -103,7 +107,7 @@ class Board:
         Raises:
             UnknownJobError: There is none.
         """
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             state = await redis.hget(_key(job_id), "state")
         return _owned(job_id, state, owner)
 
@@ -113,7 +117,7 @@ class Board:
         Raises:
             UnknownJobError: There is none.
         """
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             text = await redis.hget(_key(job_id), "request")
         if text is None:
             raise _unknown(job_id)
@@ -121,7 +125,7 @@ class Board:
 
     async def newest(self, owner: str, offset: int, limit: int) -> tuple[list[Job], int]:
         """Return some jobs of an owner, newest first, and how many there are."""
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             total = await redis.zcard(_of(owner))
             ids = await redis.zrevrange(_of(owner), offset, offset + limit - 1)
             async with redis.pipeline(transaction=False) as pipe:
@@ -172,7 +176,7 @@ class Board:
 
     async def put_back(self, entry: Entry, *, attempt: int) -> None:
         """Offer a part again, at the end of the queue."""
-        async with self._link.calling() as redis, redis.pipeline(transaction=True) as pipe:
+        async with self._connection.calling() as redis, redis.pipeline(transaction=True) as pipe:
             self._queue.remove(pipe, entry)
             self._queue.add(pipe, Entry(entry.job, entry.run, entry.part, attempt))
             await pipe.execute()
@@ -204,23 +208,23 @@ class Board:
 
     async def stopped(self) -> AsyncIterator[str]:
         """Yield the ids of jobs as they are cancelled or fail, and never end."""
-        async with self._link.calling() as redis, redis.pubsub() as channel:
+        async with self._connection.calling() as redis, redis.pubsub() as channel:
             await channel.subscribe(_STOPPED)
             while True:
                 message = await channel.get_message(
-                    ignore_subscribe_messages=True, timeout=self._link.block_ms / 1000
+                    ignore_subscribe_messages=True, timeout=self._connection.block_ms / 1000
                 )
                 if message is not None:
                     yield message["data"].decode()
 
     async def unfinished(self) -> int:
         """Count the jobs that are queued or running."""
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             return int(await redis.scard(_UNFINISHED))
 
     async def outdated(self) -> list[str]:
         """Return some jobs that were kept long enough."""
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             now = self._clock().timestamp()
             found = await redis.zrangebyscore(_KEPT, "-inf", now, start=0, num=_SWEEP)
         return [job_id.decode() for job_id in found]
@@ -230,7 +234,7 @@ class Board:
 
         Between the two, its files are deleted: whoever crashes there leaves the note to others.
         """
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
 
             async def transact(pipe: Pipeline) -> None:
                 state = await pipe.hget(_key(job_id), "state")
@@ -243,11 +247,11 @@ class Board:
 
     async def forgotten(self, job_id: str) -> None:
         """Note that nothing is left of a job."""
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             await redis.zrem(_KEPT, job_id)
 
     async def _drop(self, entry: Entry) -> None:
-        async with self._link.calling() as redis, redis.pipeline(transaction=True) as pipe:
+        async with self._connection.calling() as redis, redis.pipeline(transaction=True) as pipe:
             self._queue.remove(pipe, entry)
             await pipe.execute()
 
@@ -287,7 +291,7 @@ class Board:
                 self._account(before, after, pipe)
             return after
 
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             after: Job = await redis.transaction(transact, _key(job_id), value_from_callable=True)
         return after
 

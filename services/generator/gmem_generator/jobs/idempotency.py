@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from gmem_generator.jobs.board import Note, Request
-from gmem_generator.jobs.link import Link
+from gmem_generator.jobs.connection import Connection
 from gmem_generator.schemas import GenerateBody
 from gmem_shared.errors import InFlightError, KeyReusedError, NotReadyError
 from gmem_shared.settings import JobsSettings
@@ -58,8 +58,8 @@ class Memory(BaseModel):
 class Idempotency:
     """What is remembered of requests with a key."""
 
-    def __init__(self, link: Link, settings: JobsSettings) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, settings: JobsSettings) -> None:
+        self._connection = connection
         self._seconds = settings.idempotency_seconds
         self._required = settings.idempotency_required
 
@@ -91,7 +91,7 @@ class Idempotency:
             KeyReusedError: It came with another request.
             NotReadyError: Redis is away.
         """
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             text = await redis.get(key.name)
         return None if text is None else self.recall(key, text)
 
@@ -139,7 +139,7 @@ class Idempotency:
 
     async def _lock(self, key: Key, seconds: float) -> tuple[bool | None, bytes | None]:
         """Take the lock; two at once would be no harm, as both make the same images."""
-        async with self._link.calling() as redis, redis.pipeline(transaction=True) as pipe:
+        async with self._connection.calling() as redis, redis.pipeline(transaction=True) as pipe:
             pipe.set(f"{key.name}:lock", b"", nx=True, px=int(seconds * 1000))
             pipe.get(key.name)
             locked, text = await pipe.execute()
@@ -147,11 +147,11 @@ class Idempotency:
 
     async def _remembered(self, key: Key, request: Request) -> Request:
         note = self.note(key, request=request)
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             await redis.set(note.key, note.text, nx=True, ex=note.seconds)
         return request
 
     async def _unlock(self, key: Key) -> None:
         with suppress(NotReadyError):  # it ends by itself
-            async with self._link.calling() as redis:
+            async with self._connection.calling() as redis:
                 await redis.delete(f"{key.name}:lock")

@@ -24,7 +24,8 @@ from gmem_shared.store import Results
 
 _log = structlog.get_logger(__name__)
 
-_LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.5
+"""How often a job that is followed is looked at."""
 
 
 class Office:
@@ -134,19 +135,15 @@ class Office:
         return job
 
     async def follow(self, job_id: str, owner: str) -> AsyncIterator[Job]:
-        """Yield a job whenever something about it has changed, until it has ended.
+        """Yield a job every `LOOK_SECONDS`, for the last time when it has ended.
 
         Raises:
             UnknownJobError: The owner has none of this id.
         """
-        seen: Job | None = None
-        while seen is None or seen.ended is None:
-            job = await self._board.read(job_id, owner)
-            if job != seen:
-                yield job
-                seen = job
-            else:
-                await asyncio.sleep(_LOOK_SECONDS)
+        yield (job := await self._board.read(job_id, owner))
+        while job.ended is None:
+            await asyncio.sleep(LOOK_SECONDS)
+            yield (job := await self._board.read(job_id, owner))
 
     async def link(self, job: Job) -> str | None:
         """Return where to fetch the result of a job, or `None`: `stream` it.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from redis.exceptions import ResponseError
 
-from gmem_generator.jobs.link import Client, Link, Pipeline
+from gmem_generator.jobs.connection import Client, Connection, Pipeline
 
 ASSEMBLY = -1
 """The part that puts all others together."""
@@ -47,8 +47,10 @@ class Queue:
         clock: Monotonic seconds.
     """
 
-    def __init__(self, link: Link, claim_seconds: float, clock: Callable[[], float]) -> None:
-        self._link = link
+    def __init__(
+        self, connection: Connection, claim_seconds: float, clock: Callable[[], float]
+    ) -> None:
+        self._connection = connection
         self._claim_ms = int(claim_seconds * 1000)
         self._clock = clock
         self._look_again = 0.0
@@ -71,7 +73,7 @@ class Queue:
         Raises:
             NotReadyError: Redis is away.
         """
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             try:
                 if self._clock() >= self._look_again:
                     self._look_again = self._clock() + self._claim_ms / 3000
@@ -79,7 +81,7 @@ class Queue:
                         self._look_again = 0.0  # there may be more
                         return abandoned
                 found = await redis.xreadgroup(
-                    _GROUP, _CONSUMER, {_STREAM: ">"}, count=1, block=self._link.block_ms
+                    _GROUP, _CONSUMER, {_STREAM: ">"}, count=1, block=self._connection.block_ms
                 )
             except ResponseError as error:
                 if "NOGROUP" not in str(error):
@@ -97,7 +99,7 @@ class Queue:
         if not entries:
             return
         ids = [entry.id for entry in entries]
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             await redis.xclaim(_STREAM, _GROUP, _CONSUMER, 0, ids, justid=True)
 
     async def length(self) -> int:
@@ -106,7 +108,7 @@ class Queue:
         Raises:
             NotReadyError: Redis is away.
         """
-        async with self._link.calling() as redis:
+        async with self._connection.calling() as redis:
             return int(await redis.xlen(_STREAM))
 
     async def _claim(self, redis: Client) -> Entry | None:

@@ -9,8 +9,8 @@ from datetime import datetime
 
 from gmem_generator.admission import Admission
 from gmem_generator.jobs.board import Board
+from gmem_generator.jobs.connection import Connection
 from gmem_generator.jobs.idempotency import Idempotency
-from gmem_generator.jobs.link import Link
 from gmem_generator.jobs.making import Maker
 from gmem_generator.jobs.office import Office
 from gmem_generator.jobs.queue import Queue
@@ -26,7 +26,7 @@ from gmem_shared.store import Results
 class Jobs:
     """What a front end needs of jobs."""
 
-    link: Link
+    connection: Connection
     office: Office
     idempotency: Idempotency
     worker: Worker
@@ -46,21 +46,21 @@ class Jobs:
     ) -> Jobs:
         """Build everything; connects to nothing yet."""
         ours = settings.jobs
-        link = Link(settings.redis, metrics, settings.generator.workers)
-        queue = Queue(link, ours.claim_seconds, clock)
-        board = Board(link, queue, ours, time_of_day)
+        connection = Connection(settings.redis, metrics, settings.generator.workers)
+        queue = Queue(connection, ours.claim_seconds, clock)
+        board = Board(connection, queue, ours, time_of_day)
         results = Results(settings.store.url)
-        idempotency = Idempotency(link, ours)
+        idempotency = Idempotency(connection, ours)
         office = Office(
             board, pipeline, results, idempotency, metrics, ours,
             answer_images=answer_images, clock=time_of_day,
         )  # fmt: skip
         worker = Worker(
             board, queue, Maker(pipeline, results), results,
-            link=link, drain=drain, admission=admission, metrics=metrics, settings=ours,
+            connection=connection, drain=drain, admission=admission, metrics=metrics, settings=ours,
             clock=clock,
         )  # fmt: skip
-        return cls(link, office, idempotency, worker)
+        return cls(connection, office, idempotency, worker)
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -70,4 +70,4 @@ class Jobs:
             yield
         finally:
             await self.worker.close()
-            await self.link.close()
+            await self.connection.close()

@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from gmem_generator.admission import Admission
 from gmem_generator.jobs.board import Board, wanted
-from gmem_generator.jobs.link import Link
+from gmem_generator.jobs.connection import Connection
 from gmem_generator.jobs.making import Maker
 from gmem_generator.jobs.queue import ASSEMBLY, Entry, Queue
 from gmem_generator.jobs.record import Job
@@ -51,7 +51,7 @@ class Worker:
     """Takes parts and makes them, a few at a time.
 
     Args:
-        link: Whose queue it is.
+        connection: Whose queue it is.
         drain: When it begins, parts in the making are given back.
         admission: Parts are taken while it has places to spare.
         clock: Monotonic seconds.
@@ -64,7 +64,7 @@ class Worker:
         maker: Maker,
         results: Results,
         *,
-        link: Link,
+        connection: Connection,
         drain: Drain,
         admission: Admission,
         metrics: Metrics,
@@ -79,7 +79,7 @@ class Worker:
         self._admission = admission
         self._metrics = metrics
         self._settings = settings
-        self._link = link
+        self._connection = connection
         self._clock = clock
         self._running: dict[Entry, asyncio.Task[bool]] = {}
         self._closing = asyncio.Event()
@@ -101,7 +101,7 @@ class Worker:
         """Give back what is in the making, and stop."""
         self._closing.set()
         self._stop(self._running)
-        if self._slots and self._link.shared:  # otherwise nobody is left to whom to give it
+        if self._slots and self._connection.shared:  # otherwise nobody is left to whom to give it
             await asyncio.wait(self._slots, timeout=_CLOSE_SECONDS)
         for task in (*self._slots, *self._watchers):
             task.cancel()
@@ -113,7 +113,7 @@ class Worker:
 
     async def _for_ever(self, turn: Callable[[], Awaitable[None]]) -> None:
         """Do something again and again, until the end."""
-        await self._link.needed()
+        await self._connection.needed()
         while not self._closing.is_set():
             try:
                 await turn()

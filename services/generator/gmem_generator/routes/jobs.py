@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from gmem_generator.jobs.board import written
-from gmem_generator.jobs.office import Office
+from gmem_generator.jobs.office import LOOK_SECONDS, Office
 from gmem_generator.jobs.record import Job
 from gmem_generator.jobs.wishes import RESPOND_ASYNC, caller
 from gmem_generator.negotiation import EVENTS, JSON
@@ -27,7 +27,7 @@ from gmem_generator.schemas import (
     JobSummary,
     Problem,
 )
-from gmem_generator.stream import event
+from gmem_generator.stream import KEEP_ALIVE, KEEP_ALIVE_SECONDS, event
 from gmem_shared.errors import GmemError, to_problem
 
 ZIP = "application/zip"
@@ -93,9 +93,16 @@ async def accepted(office: Office, job: Job) -> Response:
 
 
 async def _events(office: Office, job_id: str, owner: str) -> AsyncIterator[bytes]:
+    seen, silence = None, 0.0
     try:
         async for job in office.follow(job_id, owner):
-            yield event("progress", JobSummary(**_facts(office, job)).model_dump_json())
+            silence += LOOK_SECONDS
+            if job != seen:
+                yield event("progress", JobSummary(**_facts(office, job)).model_dump_json())
+                seen, silence = job, 0.0
+            elif silence >= KEEP_ALIVE_SECONDS:
+                yield KEEP_ALIVE
+                silence = 0.0
     except GmemError as error:
         yield event("error", json.dumps(to_problem(error)))
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from gmem_generator.admission import Admission
 from gmem_generator.jobs.board import Board
-from gmem_generator.jobs.link import Link
+from gmem_generator.jobs.connection import Connection
 from gmem_generator.jobs.queue import Entry, Queue
 from gmem_generator.jobs.record import Job
 from gmem_generator.jobs.worker import Worker
@@ -53,13 +53,13 @@ class Bench:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.maker = Maker()
-        self.link = Link(RedisSettings(), metrics)
-        self.queue = Queue(self.link, 30.0, time.monotonic)
-        self.board = Board(self.link, self.queue, settings, lambda: datetime.now(UTC))
+        self.connection = Connection(RedisSettings(), metrics)
+        self.queue = Queue(self.connection, 30.0, time.monotonic)
+        self.board = Board(self.connection, self.queue, settings, lambda: datetime.now(UTC))
         self.worker = Worker(
             self.board, self.queue, self.maker, Results("memory://worker"),
-            link=self.link, drain=Drain(), admission=Admission(64, metrics, time.monotonic),
-            metrics=metrics, settings=settings, clock=time.monotonic,
+            connection=self.connection, drain=Drain(),
+            admission=Admission(64, metrics, time.monotonic), metrics=metrics, settings=settings, clock=time.monotonic,
         )  # fmt: skip
 
     async def submit(self) -> Entry:
@@ -89,7 +89,7 @@ async def bench() -> AsyncIterator[Bench]:
     bench = Bench()
     yield bench
     await bench.worker.close()
-    await bench.link.close()
+    await bench.connection.close()
 
 
 async def test_a_part_that_ended_its_workers_ends_its_job_and_no_further_one(bench) -> None:
@@ -104,7 +104,7 @@ async def test_a_part_that_ended_its_workers_ends_its_job_and_no_further_one(ben
 
 async def test_a_part_of_a_job_that_is_gone_is_dropped(bench) -> None:
     entry = await bench.submit()
-    async with bench.link.calling() as redis:
+    async with bench.connection.calling() as redis:
         await redis.delete("gmem:job:j")
     await bench.board.put_back(entry, attempt=1)
     bench.worker.start()

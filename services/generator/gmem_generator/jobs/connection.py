@@ -30,7 +30,7 @@ _PAUSE_SECONDS = 0.05
 _STAND_IN_MS = 5000
 
 
-class Link:
+class Connection:
     """A client of Redis, or of a stand-in within this process, and whether it answered last.
 
     Args:
