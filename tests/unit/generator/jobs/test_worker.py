@@ -57,10 +57,17 @@ class Bench:
         self.queue = Queue(self.connection, 30.0, time.monotonic)
         self.board = Board(self.connection, self.queue, settings, lambda: datetime.now(UTC))
         self.worker = Worker(
-            self.board, self.queue, self.maker, Results("memory://worker"),
-            connection=self.connection, drain=Drain(),
-            admission=Admission(64, metrics, time.monotonic), metrics=metrics, settings=settings, clock=time.monotonic,
-        )  # fmt: skip
+            self.board,
+            self.queue,
+            self.maker,
+            Results("memory://worker"),
+            connection=self.connection,
+            drain=Drain(),
+            admission=Admission(64, metrics, time.monotonic),
+            metrics=metrics,
+            settings=settings,
+            clock=time.monotonic,
+        )
 
     async def submit(self) -> Entry:
         """Submit a job of one part, and take that before the worker does."""
