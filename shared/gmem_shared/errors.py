@@ -7,15 +7,17 @@ GmemError
 ├── ForbiddenError           403  the key does not allow this
 ├── NotFoundError            404
 │   ├── UnknownClassError, UnknownBankError, UnknownModelError, UnknownVersionError,
-│   └── UnknownAliasError, UnknownRowError, UnknownSamplerError
+│   └── UnknownAliasError, UnknownRowError, UnknownSamplerError, UnknownJobError
 ├── ConflictError            409
 │   ├── PublishConflictError      somebody published first
 │   ├── AliasConflictError        somebody moved the alias first
 │   ├── UnsupportedVersionError   a newer release wrote the version
 │   ├── EncoderMismatchError      bank and model were made with different encoders
-│   └── ConditionMismatchError    the model does not take what the request gives it
+│   ├── ConditionMismatchError    the model does not take what the request gives it
+│   └── InFlightError             the request is being answered already
 ├── TooLargeError            413
 ├── OutOfRangeError          422  well-formed, but a value is not acceptable
+│   └── KeyReusedError            the idempotency key was used for another request
 ├── CancelledError           499  the caller went away
 ├── OverloadedError          429  with ``retry_after_seconds``
 ├── OverQuotaError           429  with ``retry_after_seconds`` and the limit that was reached
@@ -146,6 +148,13 @@ class UnknownSamplerError(NotFoundError):
     title = "Unknown sampler"
 
 
+class UnknownJobError(NotFoundError):
+    """The caller has no such job, or it was kept long enough."""
+
+    code = "unknown_job"
+    title = "Unknown job"
+
+
 class ConflictError(GmemError):
     """The request does not fit the present state."""
 
@@ -181,6 +190,13 @@ class ConditionMismatchError(ConflictError):
     title = "The model does not take this"
 
 
+class InFlightError(ConflictError):
+    """A request with the same idempotency key is being answered at this moment."""
+
+    code = "in_flight"
+    title = "The request is being answered already"
+
+
 class UnsupportedVersionError(ConflictError):
     """A version was written in a format that this release does not read."""
 
@@ -200,6 +216,13 @@ class OutOfRangeError(GmemError):
 
     code = "out_of_range"
     title = "A value is out of range"
+
+
+class KeyReusedError(OutOfRangeError):
+    """The idempotency key came with another request before."""
+
+    code = "key_reused"
+    title = "The idempotency key was used for another request"
 
 
 class CancelledError(GmemError):

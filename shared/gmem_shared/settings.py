@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -59,13 +60,20 @@ class RedisSettings(Section):
     """What replicas share (``GMEM_REDIS__*``)."""
 
     url: str = "memory://"
-    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: in this process, gone with it."""
+    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: within this process, not kept."""
 
     password_file: Path | None = None
     """File with the password, where Redis wants one."""
 
     timeout_seconds: float = Field(default=1.0, gt=0)
     """How long one call may take before Redis counts as away."""
+
+    def with_password(self) -> str:
+        """Return the URL with the password in it, if there is a file with one."""
+        if self.password_file is None:
+            return self.url
+        scheme, _, server = self.url.partition("://")
+        return f"{scheme}://:{quote(self.password_file.read_text().strip(), safe='')}@{server}"
 
 
 class SecuritySettings(Section):
@@ -298,6 +306,47 @@ class GeneratorSettings(Section):
     """How long requests in flight may take after that."""
 
 
+class JobsSettings(Section):
+    """Asynchronous jobs, and requests that are repeated (``GMEM_JOBS__*``)."""
+
+    max_images: int = Field(default=100_000, ge=1)
+    """Most images of one job."""
+
+    max_unfinished: int = Field(default=1000, ge=1)
+    """Unfinished jobs of all callers; beyond, submissions get 429."""
+
+    part_images: int = Field(default=64, ge=8)
+    """Images that are made, stored and, after a crash, repeated together."""
+
+    parallel_parts: int = Field(default=16, ge=1)
+    """Parts of one job that are made at a time by all front ends; so jobs take turns."""
+
+    concurrency: int = Field(default=2, ge=0)
+    """Parts that one front end makes at a time; with 0 it takes jobs and leaves them to others."""
+
+    max_attempts: int = Field(default=3, ge=1)
+    """Failures of one part, or crashes within it, after which its job fails."""
+
+    claim_seconds: float = Field(default=30.0, gt=0)
+    """A part whose worker was not heard of for so long goes to another."""
+
+    keep_seconds: float = Field(default=7 * 86_400.0, gt=0)
+    """How long a job and its result are kept after its end."""
+
+    presigned_links: bool = True
+    """Whether clients fetch results from S3 itself; otherwise, or where the store has no such links,
+    through the front end."""
+
+    link_seconds: float = Field(default=3600.0, gt=0)
+    """How long a link to a result in an object store is good."""
+
+    idempotency_seconds: int = Field(default=86_400, ge=1)
+    """How long an ``Idempotency-Key`` is remembered."""
+
+    idempotency_required: bool = True
+    """Whether a request with a key is refused while Redis is away; else the key is ignored."""
+
+
 class Settings(BaseSettings):
     """All settings."""
 
@@ -314,3 +363,4 @@ class Settings(BaseSettings):
     engine: EngineSettings = Field(default_factory=EngineSettings)
     triton: TritonSettings = Field(default_factory=TritonSettings)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
+    jobs: JobsSettings = Field(default_factory=JobsSettings)

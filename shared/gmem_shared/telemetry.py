@@ -120,6 +120,28 @@ GENERATOR_READY = MetricSpec(
     "gmem_generator_ready", "1 when a part the front end needs is ready.", ("part",)
 )
 
+GENERATOR_JOBS = MetricSpec(
+    "gmem_generator_jobs_total",
+    "Jobs by what happened to them: submitted, resumed, succeeded, failed, cancelled.",
+    ("event",),
+)
+GENERATOR_JOBS_UNFINISHED = MetricSpec(
+    "gmem_generator_jobs_unfinished", "Jobs queued or running, of all front ends."
+)
+GENERATOR_JOB_PARTS = MetricSpec(
+    "gmem_generator_job_parts_total",
+    "Parts of jobs by outcome: made, found (made before), put_off, retried, given_back, failed, "
+    "dropped (nobody wants them any more).",
+    ("outcome",),
+)
+GENERATOR_JOB_PARTS_QUEUED = MetricSpec(
+    "gmem_generator_job_parts_queued", "Parts offered or in the making, of all front ends."
+)
+GENERATOR_JOB_IMAGES = MetricSpec(
+    "gmem_generator_job_images_total", "Images made for jobs and stored."
+)
+GENERATOR_REDIS_UP = MetricSpec("gmem_generator_redis_up", "1 when Redis answered last time.")
+
 ENGINE_EVALUATION_ROWS = MetricSpec(
     "gmem_engine_evaluation_rows", "Rows in one network evaluation.", (), ROWS
 )

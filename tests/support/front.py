@@ -18,11 +18,22 @@ from tests.support.fakes import FakeBackend, FakeBank
 
 
 def settings(
-    *, security: Mapping[str, Any] = {}, quota: Mapping[str, Any] = {}, **generator: Any
+    *,
+    security: Mapping[str, Any] = {},
+    quota: Mapping[str, Any] = {},
+    jobs: Mapping[str, Any] = {},
+    redis: str = "memory://",
+    store_url: str = "memory://front",
+    **generator: Any,
 ) -> Settings:
     """Settings with some of the front end's changed; every alias is looked up anew."""
     return Settings(
-        generator=generator, store={"poll_seconds": 1e-9}, security=security, quota=quota
+        generator=generator,
+        store={"poll_seconds": 1e-9, "url": store_url},
+        security=security,
+        quota=quota,
+        jobs=jobs,
+        redis={"url": redis},
     )
 
 
@@ -35,6 +46,22 @@ class Front:
     bank: FakeBank
     backend: FakeBackend
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    async def submit(self, key: str | None = None, **body: Any) -> httpx.Response:
+        """Ask for a job."""
+        wishes = {"Prefer": "respond-async"} | ({} if key is None else {"Idempotency-Key": key})
+        return await self.client.post("/generate", json=body, headers=wishes)
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        answer = await self.client.get(f"/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async def ended(self, job_id: str) -> dict[str, Any]:
+        """The job, once it has ended."""
+        while (job := await self.job(job_id))["ended_at"] is None:  # noqa: ASYNC110 (it is asked)
+            await asyncio.sleep(0.01)
+        return job
 
     async def generate(self, accept: str = "application/json", **body: Any) -> httpx.Response:
         return await self.client.post("/generate", json=body, headers={"Accept": accept})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -17,6 +18,7 @@ from gmem_generator.admission import Admission
 from gmem_generator.body import JsonRoute
 from gmem_generator.direct import Direct
 from gmem_generator.drawing import Drawer
+from gmem_generator.jobs.service import Jobs
 from gmem_generator.lifecycle import Drain
 from gmem_generator.memo import Memo
 from gmem_generator.metrics import Metrics
@@ -26,11 +28,15 @@ from gmem_generator.quota import Quota
 from gmem_generator.readiness import Readiness
 from gmem_generator.resolve import Resolver
 from gmem_generator.routes import generate, health, page, reads
+from gmem_generator.routes import jobs as jobs_routes
+from gmem_generator.routes.generate import Generation
+from gmem_shared.announcements import Subscriber
 from gmem_shared.errors import GmemError
 from gmem_shared.guard import Guard
 from gmem_shared.keys import Keyring
 from gmem_shared.ports import Backend, BankSource
-from gmem_shared.settings import SecuritySettings, Settings
+from gmem_shared.settings import RedisSettings, SecuritySettings, Settings
+from gmem_shared.store.store import utc_now
 
 # Exact in JavaScript, whose numbers end at 2^53.
 _random_seed = functools.partial(secrets.randbelow, 2**53)
@@ -67,7 +73,6 @@ def create_app(
         max_images=max_images,
         random_seed=_random_seed,
     )
-    readiness = Readiness(bank, backend, drain, metrics, resolver)
     quota = Quota(settings.quota, settings.redis, metrics, clock)
     admission = Admission(ours.max_waiting_images, metrics, clock)
     pipeline = Pipeline(
@@ -81,6 +86,21 @@ def create_app(
         default_deadline_ms=ours.default_deadline_ms,
         clock=clock,
     )
+    jobs = Jobs.of(
+        settings,
+        pipeline,
+        admission=admission,
+        drain=drain,
+        metrics=metrics,
+        answer_images=max_images,
+        clock=clock,
+        time_of_day=utc_now,
+    )
+    readiness = Readiness(bank, backend, drain, metrics, resolver, jobs.connection)
+
+    def forget() -> None:
+        banks.forget()
+        models.forget()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,7 +108,8 @@ def create_app(
         try:
             await backend.start()
             try:
-                yield
+                async with _hearing(settings.redis, forget), jobs.working():
+                    yield
             finally:
                 await backend.close()
         finally:
@@ -99,8 +120,12 @@ def create_app(
     app.state.drain, app.state.readiness = drain, readiness
     problems.install(app)
     openapi.install(app, num_images=max_images, num_steps=settings.engine.max_steps)
-    generating = generate.router(pipeline, quota, metrics, admission.gate, ours.max_body_bytes)
+    generation = Generation(
+        pipeline, quota, metrics, admission.gate, jobs, ours.default_deadline_ms
+    )
+    generating = generate.router(generation, ours.max_body_bytes)
     app.include_router(generating)
+    app.include_router(jobs_routes.router(jobs.office))
     app.include_router(generating, prefix="/v1", include_in_schema=False)
     operations = [route for route in generating.routes if isinstance(route, JsonRoute)]
     paths = {f"{prefix}{route.path}": route for prefix in ("", "/v1") for route in operations}
@@ -133,3 +158,19 @@ def _surround(
     )
     tls = security.tls_cert_file is not None
     app.add_middleware(RequestScope, metrics=metrics, drain=drain, tls=tls)
+
+
+@asynccontextmanager
+async def _hearing(redis: RedisSettings, heard: Callable[[], None]) -> AsyncIterator[None]:
+    """Call a function on the event loop whenever a bank or engine has taken a version into use."""
+    loop = asyncio.get_running_loop()
+
+    def pass_on() -> None:
+        loop.call_soon_threadsafe(heard)
+
+    subscriber = Subscriber(redis, "served", pass_on)
+    subscriber.start()
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(subscriber.close)

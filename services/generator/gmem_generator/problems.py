@@ -86,8 +86,18 @@ def _explained(request: Request, error: HTTPException) -> HTTPException:
     if error.status_code == 404:
         detail = f"expected a path of this API, found {path!r}; GET /docs lists them"
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        allowed = _methods(request, error)
         detail = f"expected {allowed} for {path!r}, found {request.method[:20]}"
+        return HTTPException(405, detail, {"Allow": allowed})
     else:
         return error
     return HTTPException(error.status_code, detail, error.headers)
+
+
+def _methods(request: Request, error: HTTPException) -> str:
+    """Return the methods of a path; the router names those of the first of its routes only."""
+    path = getattr(request.scope.get("route"), "path", None)
+    operations = request.app.openapi()["paths"].get(path)
+    if operations is None:
+        return (error.headers or {}).get("Allow", "another method")
+    return ", ".join(sorted(map(str.upper, operations)))

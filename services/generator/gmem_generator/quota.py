@@ -64,9 +64,10 @@ class Quota:
         else:
             from redis.asyncio import ConnectionPool  # takes 80 ms, which most starts need not pay
 
-            self._pool = ConnectionPool.from_url(redis.url)
+            url = redis.with_password()
+            self._pool = ConnectionPool.from_url(url)
             self._storage = RedisStorage(
-                redis.url,
+                url,
                 wrap_exceptions=True,
                 implementation="redispy",
                 key_prefix="gmem:quota",

@@ -28,7 +28,11 @@ def open_engine(settings: Settings, registry: CollectorRegistry) -> EngineHost |
         from gmem_model.engine.pool.pool import EnginePool
 
         setup = Setup(
-            settings.store, settings.engine, settings.log, settings.generator.default_model
+            settings.store,
+            settings.engine,
+            settings.log,
+            settings.generator.default_model,
+            settings.redis,
         )
         return EnginePool(setup, processes, registry=registry)
     from gmem_model.engine.host import EngineHost
@@ -39,6 +43,7 @@ def open_engine(settings: Settings, registry: CollectorRegistry) -> EngineHost |
         poll_seconds=settings.store.poll_seconds,
         default_model=settings.generator.default_model,
         registry=registry,
+        redis=settings.redis,
     )
 
 

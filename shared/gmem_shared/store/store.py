@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ class Store:
         clock: Time for records, leases and the garbage collector.
         signer: Signs what is published; by default nobody.
         trusted: One of these must have signed what is opened; by default nobody.
+        moved: Called whenever an alias was moved through this store.
     """
 
     def __init__(
@@ -45,25 +47,36 @@ class Store:
         *,
         signer: Signer | None = None,
         trusted: TrustedKeys | None = None,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._objects = objects
         self._opener = BlobOpener(objects, cache_dir)
         self._clock = clock
         self._signer = signer
         self._trusted = trusted
+        self._moved = moved
 
     @classmethod
-    def from_url(cls, url: str, cache_dir: Path, clock: Clock = utc_now) -> Store:
+    def from_url(
+        cls,
+        url: str,
+        cache_dir: Path,
+        clock: Clock = utc_now,
+        *,
+        moved: Callable[[], None] = lambda: None,
+    ) -> Store:
         """Connect to a folder path, ``file://``, ``memory://name`` or ``s3://bucket/prefix``.
 
         Raises:
             InvalidRequestError: The URL is not understood.
             StorageError: The folder cannot be written.
         """
-        return cls(connect(url), cache_dir, clock)
+        return cls(connect(url), cache_dir, clock, moved=moved)
 
     @classmethod
-    def from_settings(cls, settings: StoreSettings) -> Store:
+    def from_settings(
+        cls, settings: StoreSettings, *, moved: Callable[[], None] = lambda: None
+    ) -> Store:
         """Connect to the store that the settings name.
 
         Raises:
@@ -79,7 +92,7 @@ class Store:
             if settings.trusted_keys_file:
                 trusted = TrustedKeys.from_file(settings.trusted_keys_file)
         objects = connect(settings.url, settings.credentials_file)
-        return cls(objects, settings.cache_dir, signer=signer, trusted=trusted)
+        return cls(objects, settings.cache_dir, signer=signer, trusted=trusted, moved=moved)
 
     def check(self) -> None:
         """Try whether the store can be published to safely; leaves nothing behind.
@@ -103,5 +116,5 @@ class Store:
         Raises:
             InvalidRequestError: The name cannot be a folder of the store.
         """
-        shelf = Shelf(self._objects, Layout(kind, name), self._clock)
+        shelf = Shelf(self._objects, Layout(kind, name), self._clock, self._moved)
         return Repository(shelf, self._opener, signer=self._signer, trusted=self._trusted)

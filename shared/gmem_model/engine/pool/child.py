@@ -61,6 +61,7 @@ class Child:
             poll_seconds=setup.store.poll_seconds,
             default_model=setup.default_model,
             registry=self._registry,
+            redis=setup.redis,
         )
         self._readers = ThreadPoolExecutor(_WORKERS, "engine-read")
         self._submitters = ThreadPoolExecutor(_WORKERS, "engine-submit")
