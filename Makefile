@@ -69,6 +69,10 @@ arch: $(VENV)/.dev ## Check which package may import which
 test: $(VENV)/.dev ## Run the tests (T=path ARGS='-k name')
 	@$(BIN)/python -m pytest $(T) $(ARGS)
 
+.PHONY: e2e-compose
+e2e-compose: $(VENV)/.dev ## Build the images, run all of docker-compose.yml, break it, take it down
+	@GMEM_TEST_REQUIRE=docker $(BIN)/python -m pytest tests/e2e/compose -m docker -s $(ARGS)
+
 .PHONY: proto
 proto: $(VENV)/.dev ## Generate the gRPC code from the .proto files
 	@cd shared && PATH="$(abspath $(BIN)):$$PATH" python -m grpc_tools.protoc -I . \

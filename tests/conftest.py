@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.compose.engine import engine_runs
+
 REQUIRED = set(filter(None, os.environ.get("GMEM_TEST_REQUIRE", "").split(",")))
 """Components whose absence is a failure: ``GMEM_TEST_REQUIRE=triton,browser,redis,s3``."""
 
@@ -20,6 +22,10 @@ COMPONENTS = {
     "browser": (
         lambda: shutil.which("chromium") is not None,
         "chromium (apt-get install chromium)",
+    ),
+    "docker": (
+        engine_runs,
+        "a container engine and compose (apt-get install docker.io docker-compose; dockerd &)",
     ),
     "redis": (
         lambda: shutil.which("redis-server") is not None,

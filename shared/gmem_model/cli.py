@@ -160,8 +160,7 @@ def presets() -> None:
 
 def _store() -> Store:
     settings = Settings()
-    told = Announcer(settings.redis, "moved")
-    return Store.from_url(settings.store.url, settings.store.cache_dir, moved=told)
+    return Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
 
 
 def _open(store: Store, model: str) -> tuple[OpenVersion, ModelConfig]:

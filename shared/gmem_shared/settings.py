@@ -8,7 +8,7 @@ environment.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -27,7 +27,11 @@ class StoreSettings(Section):
     """Where versions live (``GMEM_STORE__*``)."""
 
     url: str = ".gmem/store"
-    """A folder, ``file://…``, ``memory://`` or ``s3://bucket/prefix`` (credentials: ``AWS_*``)."""
+    """A folder, ``file://…``, ``memory://`` or ``s3://bucket/prefix`` (server: ``AWS_*``)."""
+
+    credentials_file: Path | None = None
+    """Of ``s3://``: a file as AWS's own tools read it, ``[default]`` with ``aws_access_key_id`` and
+    ``aws_secret_access_key``. By default ``AWS_*`` variables, or what the machine is allowed to."""
 
     cache_dir: Path = Path(".gmem/cache")
     """Where verified copies of remote versions are kept."""
@@ -40,10 +44,23 @@ class RedisSettings(Section):
     """What replicas share (``GMEM_REDIS__*``)."""
 
     url: str = "memory://"
-    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: within this process, not kept."""
+    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: in this process, gone with it."""
+
+    password_file: Path | None = None
+    """File with the password, where Redis wants one."""
 
     timeout_seconds: float = Field(default=1.0, gt=0)
     """How long one call may take before Redis counts as away."""
+
+    def client_options(self) -> dict[str, Any]:
+        """Return the arguments of ``redis.Redis.from_url``, the password read from its file."""
+        password = None if self.password_file is None else self.password_file.read_text().strip()
+        return {
+            "url": self.url,
+            "password": password,
+            "socket_timeout": self.timeout_seconds,
+            "socket_connect_timeout": self.timeout_seconds,
+        }
 
 
 class LogSettings(Section):
@@ -149,6 +166,10 @@ class TritonSettings(Section):
     metrics_port: int = Field(default=8202, ge=1, le=65535)
     """Triton's metrics and the engine's."""
 
+    server_dir: Path | None = None
+    """Folder of an installed tritonserver, ``/opt/tritonserver`` in NVIDIA's images; by default the
+    one in the nvidia-pytriton wheel."""
+
     model_repository: Path | None = None
     """Folder that holds ``gmem/config.pbtxt``; by default the one of the source checkout."""
 
@@ -212,8 +233,12 @@ class GeneratorSettings(Section):
     draw_window_ms: float = Field(default=0.0, ge=0)
     """How long a draw waits for company; requests that arrive during one share the next."""
 
+    leave_seconds: float = Field(default=0.0, ge=0)
+    """How long new requests are still taken after a stop signal, while ``/readyz`` says 503: what a
+    load balancer needs to send them elsewhere."""
+
     drain_seconds: float = Field(default=20.0, ge=0)
-    """How long requests in flight may take after a stop signal."""
+    """How long requests in flight may take after that."""
 
 
 class JobsSettings(Section):

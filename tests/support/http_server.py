@@ -55,7 +55,12 @@ def served(
         ready.set()
 
     server = DrainingServer(
-        app, host="127.0.0.1", port=0, drain_seconds=drain_seconds, announce=announce
+        app,
+        host="127.0.0.1",
+        port=0,
+        leave_seconds=0.0,
+        drain_seconds=drain_seconds,
+        announce=announce,
     )
     loops: list[asyncio.AbstractEventLoop] = []
 

@@ -213,8 +213,7 @@ def index(
 
 def _store() -> Store:
     settings = Settings()
-    told = Announcer(settings.redis, "moved")
-    return Store.from_url(settings.store.url, settings.store.cache_dir, moved=told)
+    return Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
 
 
 def _resolve(bank: str) -> tuple[Repository, Version]:

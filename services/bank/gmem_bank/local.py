@@ -60,7 +60,7 @@ class LocalBank:
     def from_settings(cls, settings: Settings) -> LocalBank:
         """Build the source; opens nothing yet."""
         told = Announcer(settings.redis, "moved")
-        store = Store.from_url(settings.store.url, settings.store.cache_dir, moved=told)
+        store = Store.from_settings(settings.store, moved=told)
         return cls(store, settings, REGISTRY)
 
     async def start(self) -> None:

@@ -121,7 +121,7 @@ def create_app(
     operations = [route for route in generating.routes if isinstance(route, JsonRoute)]
     paths = {f"{prefix}{route.path}": route for prefix in ("", "/v1") for route in operations}
     app.add_middleware(Direct, routes=paths)
-    app.add_middleware(RequestScope, metrics=metrics)
+    app.add_middleware(RequestScope, metrics=metrics, drain=drain)
     app.include_router(
         reads.router(bank, backend, banks, resolver, default_model=ours.default_model)
     )

@@ -11,6 +11,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
 from gmem_generator.problems import of_error
 from gmem_shared.errors import InternalError
@@ -43,9 +44,10 @@ STARTED = "gmem.started"
 class RequestScope:
     """ASGI middleware; outermost, so that nothing leaves without its headers."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -63,6 +65,8 @@ class RequestScope:
                 status = message["status"]
                 identity = (b"x-request-id", request_id.encode())
                 message["headers"] = [*message["headers"], identity, *_RAW_HEADERS]
+                if self._drain.leaving:  # the next request had better take another connection
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

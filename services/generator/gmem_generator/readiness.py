@@ -10,7 +10,7 @@ from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
 from gmem_generator.resolve import Resolver
 from gmem_generator.schemas import Part
-from gmem_shared.errors import GmemError
+from gmem_shared.errors import GmemError, NotReadyError
 from gmem_shared.ports import Backend, BankSource
 
 TIMEOUT_SECONDS = 2.0
@@ -33,7 +33,8 @@ class Readiness:
         connection: Connection,
     ) -> None:
         async def server() -> None:
-            drain.check()
+            if drain.leaving:
+                raise NotReadyError("the server is shutting down", retry_after_seconds=2.0)
 
         self._checks: dict[str, Callable[[], Awaitable[None]]] = {
             "server": server,

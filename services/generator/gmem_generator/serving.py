@@ -25,9 +25,9 @@ _LAST_BYTES_SECONDS = 5
 class DrainingServer(uvicorn.Server):
     """Serves an application of `create_app`.
 
-    The first SIGTERM or SIGINT begins draining: ``/readyz`` turns 503, new work is refused, work
-    in flight has ``drain_seconds`` to finish, health and reads are answered until then. A second
-    signal stops at once.
+    On the first SIGTERM or SIGINT ``/readyz`` turns 503. After ``leave_seconds``, in which a load
+    balancer finds that out, new work is refused, and work in flight has ``drain_seconds`` to
+    finish; health and reads are answered until then. A second signal stops at once.
 
     Args:
         announce: Called with the address once every part is ready.
@@ -39,6 +39,7 @@ class DrainingServer(uvicorn.Server):
         *,
         host: str,
         port: int,
+        leave_seconds: float,
         drain_seconds: float,
         announce: Callable[[str], None],
     ) -> None:
@@ -56,18 +57,22 @@ class DrainingServer(uvicorn.Server):
         )
         self._drain: Drain = app.state.drain
         self._readiness: Readiness = app.state.readiness
+        self._leave_seconds = leave_seconds
         self._drain_seconds = drain_seconds
-        self._drain_until = float("inf")
+        self._drain_from = self._drain_until = float("inf")
         self._announce = announce
         self._announcing: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin draining; on a second signal, stop."""
-        if self._drain.started:
+        """Begin to leave; on a second signal, stop."""
+        if self._drain.leaving:
             self.should_exit = self.force_exit = True
             return
-        self._drain.begin()
-        self._drain_until = time.monotonic() + self._drain_seconds
+        self._drain.leave()
+        self._drain_from = time.monotonic() + self._leave_seconds
+        self._drain_until = self._drain_from + self._drain_seconds
+        if not self._leave_seconds:
+            self._drain.begin()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and announce the address when every part is ready."""
@@ -76,6 +81,8 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Decide, ten times a second, whether to stop."""
+        if self._drain.leaving and time.monotonic() > self._drain_from:
+            self._drain.begin()
         if self._drain.started:
             if time.monotonic() > self._drain_until:
                 _log.warning("server.drain.expired", seconds=self._drain_seconds)

@@ -99,8 +99,9 @@ def train(
         )
     name = name or (_name_of(data) if data is not None else recipe_name)
     url = (store or settings.store.url) if publish else str(workdir / "store")
-    told = Announcer(settings.redis, "moved")
-    target = Store.from_url(url, settings.store.cache_dir, moved=told)
+    target = Store.from_settings(
+        settings.store.model_copy(update={"url": url}), moved=Announcer(settings.redis, "moved")
+    )
     if if_missing and is_promoted(target, name):
         return
 

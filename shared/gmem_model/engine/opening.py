@@ -38,7 +38,7 @@ def open_engine(settings: Settings, registry: CollectorRegistry) -> EngineHost |
     from gmem_model.engine.host import EngineHost
 
     return EngineHost(
-        Store.from_url(settings.store.url, cache_dir=settings.store.cache_dir),
+        Store.from_settings(settings.store),
         settings.engine,
         poll_seconds=settings.store.poll_seconds,
         default_model=settings.generator.default_model,

@@ -5,6 +5,7 @@ Errors of obstore end here: a missing object becomes `NotFoundError`, the rest `
 
 from __future__ import annotations
 
+import configparser
 import functools
 import os
 import shutil
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 import obstore
@@ -25,6 +26,9 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from gmem_shared.errors import InvalidRequestError, NotFoundError, StorageError
 from gmem_shared.store.objects import ObjectInfo, Objects
 
+if TYPE_CHECKING:
+    from obstore.store import S3Config
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -34,14 +38,15 @@ _memory_stores: dict[str, obstore.store.MemoryStore] = {}
 _memory_lock = threading.Lock()
 
 
-def connect(url: str) -> Objects:
+def connect(url: str, credentials_file: Path | None = None) -> Objects:
     """Return the object store behind a folder path, ``file://``, ``memory://`` or a cloud URL.
 
     Within a process, one ``memory://`` URL always names the same store. Cloud stores take their
-    credentials from the environment (``AWS_*`` for ``s3://``).
+    credentials from the environment (``AWS_*`` for ``s3://``), ``s3://`` from a file if one is
+    given.
 
     Raises:
-        InvalidRequestError: The URL is not understood.
+        InvalidRequestError: The URL or the file is not understood.
     """
     scheme, has_scheme, rest = url.partition("://")
     if not has_scheme or scheme == "file":
@@ -55,6 +60,7 @@ def connect(url: str) -> Objects:
         # allow_http lets AWS_ENDPOINT_URL name a plain-http server; https stays https.
         cloud = obstore.store.from_url(
             url,
+            config=_credentials(credentials_file) if scheme == "s3" else None,
             client_options={"allow_http": True, "timeout": timedelta(seconds=30)},
             retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
         )
@@ -64,6 +70,26 @@ def connect(url: str) -> Objects:
             f"found {url!r}: {_first_line(error)}"
         ) from error
     return ObstoreObjects(cloud)
+
+
+def _credentials(file: Path | None) -> S3Config:
+    """Read the ``[default]`` of an AWS credentials file; what it does not say stays unsaid."""
+    if file is None:
+        return {}
+    parser = configparser.ConfigParser(interpolation=None)  # a secret may hold a per cent sign
+    try:
+        parser.read_string(file.read_text())
+        entries = parser["default"]
+        return {
+            "access_key_id": entries["aws_access_key_id"].strip(),
+            "secret_access_key": entries["aws_secret_access_key"].strip(),
+        }
+    except (OSError, UnicodeDecodeError, KeyError, configparser.Error) as error:
+        # Not the error's own text: a parser quotes the line it stumbles over.
+        raise InvalidRequestError(
+            f"expected {file} to hold a section [default] with aws_access_key_id and "
+            f"aws_secret_access_key, found none ({type(error).__name__})"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -39,9 +39,16 @@ def _configure() -> None:
 def _repository(target: str) -> Repository:
     kind, _, name = target.partition("/")
     settings = Settings()
-    told = Announcer(settings.redis, "moved")
-    store = Store.from_url(settings.store.url, settings.store.cache_dir, moved=told)
+    store = Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
     return store.repository(cast(Kind, kind), name)  # checks both
+
+
+@app.command()
+def check() -> None:
+    """Try whether this store can be published to: that of two writers only one creates a file."""
+    settings = Settings().store
+    Store.from_settings(settings).check()
+    _console.print(f"{settings.url}: answers, and of simultaneous writers one wins")
 
 
 @app.command()

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gmem_shared.errors import InvalidRequestError, NotFoundError
+from gmem_shared.settings import StoreSettings
 from gmem_shared.store.backends import connect
 from gmem_shared.store.objects import Objects
 
@@ -31,15 +32,15 @@ class Results:
     Every method may raise `StorageError`.
 
     Args:
-        url: As for `Store.from_url`; connected to at the first call.
+        settings: Of the store; connected to at the first call.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
 
     @functools.cached_property
     def _objects(self) -> Objects:
-        return connect(self._url)
+        return connect(self._settings.url, self._settings.credentials_file)
 
     def put_part(self, job: str, number: int, content: bytes) -> bool:
         """Store a part unless it is there; return whether it now has this content."""

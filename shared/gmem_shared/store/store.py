@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gmem_shared.settings import StoreSettings
 from gmem_shared.store.backends import connect
 from gmem_shared.store.layout import Layout, is_name
 from gmem_shared.store.objects import Objects
 from gmem_shared.store.opened import BlobOpener
+from gmem_shared.store.probe import check_create_only
 from gmem_shared.store.repository import Repository
 from gmem_shared.store.shelf import Clock, Shelf
 from gmem_shared.types import Kind
@@ -59,6 +62,27 @@ class Store:
             StorageError: The folder cannot be written.
         """
         return cls(connect(url), cache_dir, clock, moved=moved)
+
+    @classmethod
+    def from_settings(
+        cls, settings: StoreSettings, *, moved: Callable[[], None] = lambda: None
+    ) -> Store:
+        """Connect to the store that the settings name.
+
+        Raises:
+            InvalidRequestError: The URL or the file with its credentials is not understood.
+            StorageError: The folder cannot be written.
+        """
+        objects = connect(settings.url, settings.credentials_file)
+        return cls(objects, settings.cache_dir, moved=moved)
+
+    def check(self) -> None:
+        """Try whether the store can be published to safely; leaves nothing behind.
+
+        Raises:
+            StorageError: It does not answer, or lets two writers create the same object.
+        """
+        check_create_only(self._objects, f"probes/{uuid.uuid4().hex}")
 
     def names(self, kind: Kind) -> list[str]:
         """List the banks or models that have a version."""

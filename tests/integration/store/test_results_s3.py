@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gmem_shared.errors import NotFoundError
+from gmem_shared.settings import StoreSettings
 from gmem_shared.store import Results
 from tests.support.http_server import served
 from tests.support.rgw import rados_gateway
@@ -30,7 +31,7 @@ def store_url(request, tmp_path_factory) -> Iterator[str]:
 
 
 def test_a_result_is_written_while_its_parts_are_read_and_fetched_by_its_link(store_url) -> None:
-    results = Results(store_url)
+    results = Results(StoreSettings(url=store_url))
     for number in range(4):
         assert results.put_part(JOB, number, bytes([number]) * 4_000_000)
     assert not results.put_part(JOB, 0, b"another")
@@ -46,7 +47,7 @@ def test_a_result_that_breaks_off_is_not_there(store_url) -> None:
         yield b"x" * 20_000_000
         raise NotFoundError("a part is missing")
 
-    results = Results(store_url)
+    results = Results(StoreSettings(url=store_url))
     with pytest.raises(NotFoundError):
         results.finish(JOB, broken())
     assert results.size(JOB) is None

@@ -49,7 +49,7 @@ class Jobs:
         connection = Connection(settings.redis, metrics, settings.generator.workers)
         queue = Queue(connection, ours.claim_seconds, clock)
         board = Board(connection, queue, ours, time_of_day)
-        results = Results(settings.store.url)
+        results = Results(settings.store)
         idempotency = Idempotency(connection, ours)
         office = Office(
             board, pipeline, results, idempotency, metrics, ours,

@@ -77,15 +77,14 @@ def sample(
     from gmem_trainer.sampling.progress import sampling_progress
     from gmem_trainer.sampling.resolve import Wishes, resolve_job
     from gmem_trainer.sampling.run import Share, assemble_only, run
-    from gmem_trainer.sampling.worker import StorePlace
 
     share = Share(rank, world_size)
-    place = StorePlace(store or settings.store.url, settings.store.cache_dir)
+    place = settings.store.model_copy(update={"url": store} if store else {})
     wishes = Wishes(
         model, num_images, bank, seed, sampler, steps, guidance_scale, snippets,
         tuple(label or ()), balanced, batch_size,
     )  # fmt: skip
-    job = resolve_job(Store.from_url(place.url, place.cache_dir), wishes)
+    job = resolve_job(Store.from_settings(place), wishes)
     if assemble:
         assemble_only(job, out)
         complete = True

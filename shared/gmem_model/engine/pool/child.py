@@ -56,7 +56,7 @@ class Child:
         self._outbox = Outbox(connection)
         self._registry = CollectorRegistry()
         self._host = EngineHost(
-            Store.from_url(setup.store.url, cache_dir=setup.store.cache_dir),
+            Store.from_settings(setup.store),
             setup.engine,
             poll_seconds=setup.store.poll_seconds,
             default_model=setup.default_model,

@@ -20,7 +20,7 @@ from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
 from gmem_generator.schemas import GenerateRequest, Version
 from gmem_shared.errors import StorageError
-from gmem_shared.settings import JobsSettings, RedisSettings
+from gmem_shared.settings import JobsSettings, RedisSettings, StoreSettings
 from gmem_shared.store import Results
 from tests.support.front import eventually
 
@@ -60,7 +60,7 @@ class Bench:
             self.board,
             self.queue,
             self.maker,
-            Results("memory://worker"),
+            Results(StoreSettings(url="memory://worker")),
             connection=self.connection,
             drain=Drain(),
             admission=Admission(64, metrics, time.monotonic),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gmem_shared.errors import InvalidRequestError, NotFoundError
+from gmem_shared.settings import StoreSettings
 from gmem_shared.store import Results
 
 JOB = "0123456789abcdef"
@@ -12,7 +13,8 @@ JOB = "0123456789abcdef"
 
 @pytest.fixture(params=["folder", "memory"])
 def results(request, tmp_path: Path) -> Results:
-    return Results(str(tmp_path) if request.param == "folder" else f"memory://{tmp_path}")
+    url = str(tmp_path) if request.param == "folder" else f"memory://{tmp_path}"
+    return Results(StoreSettings(url=url))
 
 
 def test_of_a_part_that_is_made_twice_the_first_is_kept(results) -> None:
@@ -75,5 +77,5 @@ def test_an_id_that_could_lead_elsewhere_is_refused(results, job) -> None:
 
 
 def test_nothing_is_connected_to_before_it_is_needed(tmp_path) -> None:
-    Results(str(tmp_path / "later"))
+    Results(StoreSettings(url=str(tmp_path / "later")))
     assert not (tmp_path / "later").exists()
