@@ -37,13 +37,8 @@ class Announcer:
             return
         import redis  # most processes announce nothing
 
-        seconds = self._settings.timeout_seconds
         try:
-            with redis.Redis.from_url(
-                self._settings.with_password(),
-                socket_timeout=seconds,
-                socket_connect_timeout=seconds,
-            ) as client:
+            with redis.Redis.from_url(**self._settings.client_options()) as client:
                 client.publish(_channel(self._event), b"")
         except (redis.RedisError, OSError) as error:
             _log.warning("announcement.lost", event_name=self._event, error=str(error))
@@ -90,10 +85,7 @@ class Subscriber:
         import redis  # see above
 
         with (
-            redis.Redis.from_url(
-                self._settings.with_password(),
-                socket_connect_timeout=self._settings.timeout_seconds,
-            ) as client,
+            redis.Redis.from_url(**self._settings.client_options()) as client,
             client.pubsub(ignore_subscribe_messages=True) as channel,
         ):
             channel.subscribe(_channel(self._event))

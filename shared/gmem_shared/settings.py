@@ -8,8 +8,7 @@ environment.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import quote
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -60,7 +59,7 @@ class RedisSettings(Section):
     """What replicas share (``GMEM_REDIS__*``)."""
 
     url: str = "memory://"
-    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: within this process, not kept."""
+    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: in this process, gone with it."""
 
     password_file: Path | None = None
     """File with the password, where Redis wants one."""
@@ -68,12 +67,15 @@ class RedisSettings(Section):
     timeout_seconds: float = Field(default=1.0, gt=0)
     """How long one call may take before Redis counts as away."""
 
-    def with_password(self) -> str:
-        """Return the URL with the password in it, if there is a file with one."""
-        if self.password_file is None:
-            return self.url
-        scheme, _, server = self.url.partition("://")
-        return f"{scheme}://:{quote(self.password_file.read_text().strip(), safe='')}@{server}"
+    def client_options(self) -> dict[str, Any]:
+        """Return the arguments of ``redis.Redis.from_url``, the password read from its file."""
+        password = None if self.password_file is None else self.password_file.read_text().strip()
+        return {
+            "url": self.url,
+            "password": password,
+            "socket_timeout": self.timeout_seconds,
+            "socket_connect_timeout": self.timeout_seconds,
+        }
 
 
 class SecuritySettings(Section):

@@ -64,10 +64,9 @@ class Quota:
         else:
             from redis.asyncio import ConnectionPool  # takes 80 ms, which most starts need not pay
 
-            url = redis.with_password()
-            self._pool = ConnectionPool.from_url(url)
+            self._pool = ConnectionPool.from_url(**redis.client_options())
             self._storage = RedisStorage(
-                url,
+                redis.url,
                 wrap_exceptions=True,
                 implementation="redispy",
                 key_prefix="gmem:quota",

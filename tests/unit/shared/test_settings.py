@@ -33,3 +33,11 @@ def test_every_setting_says_what_it_means() -> None:
     for section in Settings.model_fields:
         for name, field in getattr(Settings(), section).__class__.model_fields.items():
             assert field.description, f"{section}.{name} has no description"
+
+
+def test_the_password_of_redis_is_read_from_its_file(tmp_path) -> None:
+    (tmp_path / "password").write_text("secret\n")
+    redis = Settings(redis={"password_file": tmp_path / "password"}).redis
+    assert redis.client_options()["password"] == "secret"
+    assert "secret" not in repr(redis)
+    assert Settings().redis.client_options()["password"] is None

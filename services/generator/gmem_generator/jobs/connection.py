@@ -111,9 +111,4 @@ def _connect(settings: RedisSettings) -> Client:
     # A connection that a restart of Redis cut is replaced; a call that took too long is not
     # repeated behind the back of whoever waits.
     once = Retry(ConstantBackoff(_PAUSE_SECONDS), 1, supported_errors=(RedisConnectionError,))
-    return Redis.from_url(
-        settings.with_password(),
-        socket_timeout=settings.timeout_seconds,
-        socket_connect_timeout=settings.timeout_seconds,
-        retry=once,
-    )
+    return Redis.from_url(**settings.client_options(), retry=once)

@@ -125,7 +125,11 @@ class Worker:
 
     async def _work(self) -> None:
         """Take a part, if there is room and one is left, and see it through."""
-        if self._ending or not self._admission.spare(self._settings.part_images):
+        if (
+            self._drain.leaving
+            or self._ending
+            or not self._admission.spare(self._settings.part_images)
+        ):
             await asyncio.sleep(_YIELD_SECONDS)
             return
         entry = await self._queue.take()
