@@ -336,8 +336,8 @@ class JobsSettings(Section):
     """How long a job and its result are kept after its end."""
 
     presigned_links: bool = True
-    """Whether clients fetch results from S3 itself; else, or where the store has no such links, from
-    the front end."""
+    """Whether clients fetch results from S3 itself; else, or where the store has no such links,
+    from the front end."""
 
     link_seconds: float = Field(default=3600.0, gt=0)
     """How long a link to a result in an object store is good."""
