@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY, start_http_server
 from gmem_generator.app import create_app
 from gmem_generator.serving import DrainingServer
 from gmem_generator.workers import Workers
-from gmem_shared import logs
+from gmem_shared import logs, tracing
 from gmem_shared.errors import NotReadyError
 from gmem_shared.ports import load
 from gmem_shared.settings import GeneratorSettings, Settings
@@ -50,6 +50,7 @@ def serve(
 
 def _build(settings: Settings, announce: Callable[[str], None]) -> DrainingServer:
     logs.configure(settings.log)
+    tracing.configure("gmem-generator")
     ours = settings.generator
     front = create_app(
         settings,

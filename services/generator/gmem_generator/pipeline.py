@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from gmem_generator.provenance import Provenance, png_text, provenance
 from gmem_generator.resolve import Resolver
 from gmem_generator.schemas import GenerateRequest, ReplayRequest
 from gmem_generator.stopwatch import Stopwatch
+from gmem_shared import tracing
 from gmem_shared.errors import DeadlineExceededError, InternalError
 from gmem_shared.ports import Backend, BankSource
 from gmem_shared.types import DrawSpec, GeneratedImage, GenerationTask, Snippets
@@ -78,6 +79,7 @@ class Pipeline:
         self._default_deadline_ms = default_deadline_ms
         self._clock = clock
 
+    @tracing.traced("generate")
     async def run(
         self,
         request: GenerateRequest | ReplayRequest,
@@ -101,6 +103,8 @@ class Pipeline:
                 plan = await self._resolver.plan(request)
                 kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
                 images = len(plan.indices)
+                if tracing.active():
+                    _describe(plan)
                 with self._admission.admit(images, plan.steps, kind, content) as ticket:
                     watch.lap("plan")
                     snippets = None
@@ -122,11 +126,13 @@ class Pipeline:
     async def _snippets(self, plan: Plan, query: BankQuery) -> Snippets:
         bank = pinned(query.bank.version)
         if query.rows is not None:
-            return await self._bank.gather(bank, query.rows)
+            with tracing.span("bank.gather", client=True):
+                return await self._bank.gather(bank, query.rows)
         spec = DrawSpec(len(plan.indices), plan.seed, query.labels)
-        if query.exclude:
-            return await self._drawer.draw_except(bank, spec, query.exclude)
-        return await self._drawer.draw(bank, spec)
+        with tracing.span("bank.draw", client=True):
+            if query.exclude:
+                return await self._drawer.draw_except(bank, spec, query.exclude)
+            return await self._drawer.draw(bank, spec)
 
     async def _generate(self, job: _Job) -> tuple[FinishedImage, ...]:
         finished: dict[int, FinishedImage] = {}
@@ -135,7 +141,9 @@ class Pipeline:
             async for image in made:
                 job.watch.waited(image)
                 job.ticket.finished(image.evaluations)
-                finished[image.position] = await _encode(job, image)
+                last = len(finished) + 1 == len(job.task)
+                with tracing.span("encode") if last else nullcontext():
+                    finished[image.position] = await _encode(job, image)
                 job.deliver(finished[image.position])
                 job.watch.lap("encode")
                 await breathe()
@@ -170,6 +178,17 @@ def _task(plan: Plan, snippets: Snippets | None, deadline_seconds: float) -> Gen
         guidance_scale=plan.guidance_scale,
         priority=plan.priority,
         deadline_seconds=deadline_seconds,
+        request_id=tracing.request_id(),
+    )
+
+
+def _describe(plan: Plan) -> None:
+    tracing.describe(
+        model=str(plan.model.version),
+        bank=str(plan.bank),
+        images=len(plan.indices),
+        sampler=plan.sampler,
+        steps=plan.steps,
     )
 
 

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from gmem_shared import rpc
+from gmem_shared import rpc, tracing
 from gmem_shared.bank_messages import (
     info_from_message,
     join,
@@ -148,7 +148,11 @@ class BankClient:
         timeout: float | None = None,  # noqa: ASYNC109 (gRPC's own deadline, sent to the server)
     ) -> Response:
         try:
-            return await method(request, timeout=timeout or self._timeout_seconds)
+            return await method(
+                request,
+                timeout=timeout or self._timeout_seconds,
+                metadata=tuple(tracing.outgoing().items()),
+            )
         except grpc.aio.AioRpcError as failure:
             raise rpc.error_of(failure, self._name) from failure
 
@@ -156,7 +160,8 @@ class BankClient:
         self, method: Callable[..., AsyncIterable[bank_pb2.Snippets]], request: Request
     ) -> Snippets:
         try:
-            call = method(request, timeout=self._timeout_seconds)
+            metadata = tuple(tracing.outgoing().items())
+            call = method(request, timeout=self._timeout_seconds, metadata=metadata)
             parts = [snippets_from_message(message) async for message in call]
         except grpc.aio.AioRpcError as failure:
             raise rpc.error_of(failure, self._name) from failure

@@ -229,7 +229,12 @@ class Tensor:
         return self.array
 
 
-def ask(model: Any, operation: triton_io.Operation, task: GenerationTask | None = None) -> Sender:
+def ask(
+    model: Any,
+    operation: triton_io.Operation,
+    task: GenerationTask | None = None,
+    carrier: dict[str, str] | None = None,
+) -> Sender:
     """Have the model execute one request."""
     arrays: dict[str, Any] = {
         triton_io.OPERATION: np.array([operation.model_dump_json().encode()], object)
@@ -243,7 +248,12 @@ def ask(model: Any, operation: triton_io.Operation, task: GenerationTask | None 
         }
     tensors = {name: Tensor(array) for name, array in arrays.items() if array is not None}
     sender = Sender()
-    model.execute([SimpleNamespace(tensors=tensors, get_response_sender=lambda: sender)])
+    request = SimpleNamespace(
+        tensors=tensors,
+        get_response_sender=lambda: sender,
+        parameters=lambda: json.dumps(carrier or {}),
+    )
+    model.execute([request])
     return sender
 
 
