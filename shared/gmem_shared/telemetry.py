@@ -134,6 +134,11 @@ ENGINE_MODEL_VERSION = MetricSpec(
     "gmem_engine_model_version", "Sequence number of the loaded model.", ("model", "alias")
 )
 ENGINE_SWAPS = MetricSpec("gmem_engine_swaps_total", "Model versions taken into use.", ("model",))
+ENGINE_SWAP_FAILURES = MetricSpec(
+    "gmem_engine_swap_failures_total",
+    "Attempts to follow an alias that failed: version unreadable, store away.",
+    ("model",),
+)
 
 BANK_REQUESTS = MetricSpec(
     "gmem_bank_requests_total", "Requests answered, by method and outcome code.",
