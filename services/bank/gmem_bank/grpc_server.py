@@ -6,6 +6,7 @@ many small draws per second, and a message of several MiB stops its event loop w
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +37,9 @@ from gmem_shared.types import Snippets, VersionRef
 _log = structlog.get_logger(__name__)
 
 SERVICE_NAME = bank_pb2.DESCRIPTOR.services_by_name["Bank"].full_name
+
+_ROUTINE = {"ListBanks", "Describe"}
+"""Asked every few seconds by each front end; logged only on request, or when it fails."""
 
 _QUEUED_PER_WORKER = 256
 _STREAM_RETRY_SECONDS = 5.0
@@ -233,7 +237,8 @@ def _answering(method: str, context: grpc.ServicerContext) -> Iterator[None]:
             raise
         finally:
             seconds = round(time.perf_counter() - begin, 4)
-            _log.info("bank.request.finished", method=method, code=code, seconds=seconds)
+            level = logging.DEBUG if method in _ROUTINE and code == "ok" else logging.INFO
+            _log.log(level, "bank.request.finished", method=method, code=code, seconds=seconds)
 
 
 def _carrier(context: grpc.ServicerContext) -> dict[str, str]:
