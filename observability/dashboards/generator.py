@@ -180,6 +180,7 @@ def _triton() -> Row:
             "reqps",
             (rate(foreign.TRITON_SUCCESS), "answered"),
             (rate(foreign.TRITON_FAILURE, by=("reason",)), "failed: {{reason}}"),
+            width=6,
         ),
         lines(
             "mean time in Triton",
@@ -192,12 +193,22 @@ def _triton() -> Row:
                 f"{rate(foreign.TRITON_REQUEST_MICROSECONDS)} / {rate(foreign.TRITON_SUCCESS)}",
                 "whole",
             ),
+            width=6,
             help="Triton hands a request over at once; the engine's queue is the stage `queue`.",
         ),
         lines(
             "waiting in Triton",
             "none",
             (total(foreign.TRITON_PENDING, by=("instance",)), "{{instance}}"),
+            width=6,
+        ),
+        lines(
+            "since Triton heard of its engine",
+            "s",
+            (f"time() - {select(ours.ENGINE_SEEN)}", "{{instance}}"),
+            limits=((45, "red"),),
+            width=6,
+            help="Triton does not notice that its engine is dead, and goes on showing its numbers.",
         ),
     )
 

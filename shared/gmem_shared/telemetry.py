@@ -140,6 +140,11 @@ ENGINE_SWAP_FAILURES = MetricSpec(
     ("model",),
 )
 
+ENGINE_SEEN = MetricSpec(
+    "gmem_engine_seen_timestamp_seconds",
+    "When Triton last heard of its engine, since 1970; it goes on showing the numbers of a dead one.",
+)
+
 BANK_REQUESTS = MetricSpec(
     "gmem_bank_requests_total", "Requests answered, by method and outcome code.",
     ("method", "code"),

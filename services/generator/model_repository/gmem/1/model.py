@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from replies import Account, Outbox, Reply
 
 from gmem_model.engine.opening import open_engine
-from gmem_shared import logs, tracing, triton_io
+from gmem_shared import logs, telemetry, tracing, triton_io
 from gmem_shared.errors import ConflictError, GmemError, InternalError, InvalidRequestError
 from gmem_shared.settings import Settings
 from gmem_shared.types import GenerationTask, ModelInfo
@@ -46,6 +46,7 @@ class TritonPythonModel:
         registry = CollectorRegistry()
         self._host = open_engine(settings, registry)
         self._host.start()
+        telemetry.ENGINE_SEEN.gauge(registry).set_function(time.time)
         self._metrics = MetricsMirror(registry)
         self._lock = Lock()  # guards the replies
         self._replies: dict[str, Reply] = {}
