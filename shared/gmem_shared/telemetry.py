@@ -142,7 +142,7 @@ ENGINE_SWAP_FAILURES = MetricSpec(
 
 ENGINE_SEEN = MetricSpec(
     "gmem_engine_seen_timestamp_seconds",
-    "When Triton last heard of its engine, since 1970; it goes on showing the numbers of a dead one.",
+    "When Triton last heard of its engine, since 1970; it shows a dead one's numbers for ever.",
 )
 
 BANK_REQUESTS = MetricSpec(
