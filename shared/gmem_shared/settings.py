@@ -258,6 +258,9 @@ class TracingSettings(BaseSettings):
     exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
     """The only one that is spoken here."""
 
+    exporter_otlp_timeout: float = Field(default=2.0, gt=0)
+    """Seconds that sending may take, retries included; a process that ends waits no longer."""
+
     service_name: str | None = None
     """Name of the process in traces; by default ``gmem-generator``, ``-bank`` or ``-engine``."""
 

@@ -55,7 +55,7 @@ def configure(service: str) -> None:
     """
     settings = TracingSettings()
     if settings.wanted:
-        use(_exporting(settings.service_name or service))
+        use(_exporting(settings.service_name or service, settings.exporter_otlp_timeout))
 
 
 def use(provider: TracerProvider) -> None:
@@ -194,7 +194,7 @@ def record(stages: Mapping[str, float], ended: float, carrier: Carrier | None = 
         measured.end(_nanoseconds(begin))
 
 
-def _exporting(service: str) -> TracerProvider:
+def _exporting(service: str, timeout_seconds: float) -> TracerProvider:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -206,7 +206,7 @@ def _exporting(service: str) -> TracerProvider:
             "run pip install 'gmem-serving[tracing]' or set OTEL_TRACES_EXPORTER=none"
         ) from error
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=timeout_seconds)))
     return provider
 
 

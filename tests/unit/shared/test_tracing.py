@@ -11,6 +11,7 @@ from structlog.contextvars import get_contextvars
 from gmem_shared import tracing
 from gmem_shared.errors import NotReadyError
 from gmem_shared.settings import TracingSettings
+from tests.support.stack import free_port
 from tests.support.tracing import spans_in_memory
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -56,6 +57,16 @@ def test_the_sdk_is_not_imported_while_tracing_is_off() -> None:
         "assert not [name for name in sys.modules if name.startswith('opentelemetry.sdk')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_collector_that_is_away_neither_fails_a_process_nor_keeps_it(monkeypatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    tracing.configure("gmem-bank")
+    with tracing.serving("x", {}, begins=True):
+        pass
+    started = time.monotonic()
+    tracing.close()
+    assert time.monotonic() - started < 5
 
 
 def test_a_request_goes_on_with_its_id() -> None:
