@@ -132,6 +132,7 @@ def train(
         device=device_kind(device, recipe),
         sharded=sharded,
         tensorboard=tensorboard,
+        metrics=settings.trainer,
     )
     outcome = execute(run, target, Display(Console(stderr=True)))
     if outcome is not None:
