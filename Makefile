@@ -91,6 +91,10 @@ proto: $(VENV)/.dev ## Generate the gRPC code from the .proto files
 dashboards: $(VENV)/.dev ## Make the Grafana dashboards, which are committed, from the metrics' names
 	@PYTHONPATH=. $(BIN)/python -m observability.dashboards
 
+.PHONY: settings-page
+settings-page: $(VENV)/.dev ## Write docs/operations/configure.md from the settings
+	@$(BIN)/python tools/settings_page.py
+
 .PHONY: proto-check
 proto-check: proto ## Fail when the committed gRPC code is not what the .proto files give
 	@git diff --exit-code -- shared/gmem_shared/proto

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import time
+import zipfile
+
 import httpx
 import pytest
 
 from tests.e2e.compose.engine import Project
+from tests.support.observability import panel_expressions, rules
+from tests.support.promql import names
+from tests.support.stack import wait_for
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
@@ -36,6 +43,49 @@ def test_the_way_led_through_the_bank_service_and_triton(running: Project) -> No
     assert 'gmem_bank_requests_total{code="OK",method="Draw"}' in bank
     assert "nv_inference_exec_count" in triton
     assert "gmem_engine_evaluation_rows" in triton
+
+
+def test_a_job_of_1000_images_is_finished_through_redis(running: Project) -> None:
+    (address,) = running.published("generator")
+    request = {"class_label": 3, "num_images": 1000, "seed": 5}
+    with httpx.Client(base_url=address, timeout=60) as client:
+        job = client.post("/generate", json=request, headers={"Prefer": "respond-async"})
+        assert job.status_code == 202, job.text
+        path = job.headers["Location"]
+        wait_for(lambda: client.get(path).json()["status"] != "running", "the job ends", 300)
+        wait_for(lambda: client.get(path).json()["status"] == "succeeded", "it succeeds", 30)
+        archive = zipfile.ZipFile(io.BytesIO(client.get(f"{path}/result").content))
+        pictures = [name for name in archive.namelist() if name.endswith(".png")]
+        assert len(pictures) == 1000
+        replayed = client.post(
+            "/generate", json={"class_label": 3, "seed": 5}, headers={"Accept": "image/png"}
+        )
+    assert archive.read(pictures[0]) == replayed.content
+    keys = running.execute(
+        "redis", "sh", "-c", "REDISCLI_AUTH=$(cat /run/credentials/redis-password) redis-cli dbsize"
+    )
+    assert int(keys) > 0
+
+
+def test_prometheus_has_every_series_that_dashboards_use(running: Project) -> None:
+    (address,) = running.published("prometheus")
+    used = {name for expression in panel_expressions() for name in names(expression.text)}
+    used -= set(rules("record"))
+    end = time.monotonic() + 60
+    while missing := used - known(address):
+        assert time.monotonic() < end, sorted(missing)
+        time.sleep(1)
+    alerts = httpx.get(f"{address}/api/v1/rules", timeout=10).json()["data"]["groups"]
+    assert {rule["health"] for group in alerts for rule in group["rules"]} == {"ok"}
+
+
+def known(prometheus: str) -> set[str]:
+    """Every series there is, and those of metrics that a target shows without a sample yet."""
+    with httpx.Client(base_url=f"{prometheus}/api/v1", timeout=10) as client:
+        shown = client.get("/metadata").json()["data"]
+        series = client.get("/label/__name__/values").json()["data"]
+    suffixes = ("", "_total", "_bucket", "_sum", "_count")
+    return {name + suffix for name in shown for suffix in suffixes} | set(series)
 
 
 def test_only_front_end_and_monitoring_listen_on_this_machine_and_on_loopback(
