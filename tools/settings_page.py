@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -19,9 +19,9 @@ HEAD = """\
 
 <!-- Written by `make settings-page` from gmem_shared/settings.py. -->
 
-Every setting is an environment variable, read once, when a process starts. A name that does not exist
-within a section is refused; so is a value that is out of range. Secrets are files (`…_FILE`), never
-values.
+Every setting is an environment variable, read once, when a process starts. A name that does not
+exist within a section is refused; so is a value that is out of range. Secrets are files (`…_FILE`),
+never values.
 """
 
 
@@ -32,9 +32,7 @@ def page() -> str:
 
 def _section(item: tuple[str, FieldInfo]) -> str:
     name, field = item
-    section = field.annotation
-    assert isinstance(section, type)
-    assert issubclass(section, Section)
+    section = cast("type[Section]", field.annotation)
     lines = [f"\n## {name}\n", f"{_inline(inspect.getdoc(section) or '')}\n"]
     lines += ["| variable | default | |", "|---|---|---|"]
     lines += [_row(name, key, option) for key, option in section.model_fields.items()]
