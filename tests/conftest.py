@@ -27,6 +27,10 @@ COMPONENTS = {
         engine_runs,
         "a container engine and compose (apt-get install docker.io docker-compose; dockerd &)",
     ),
+    "kubectl": (
+        lambda: shutil.which("kubectl") is not None,
+        "kubectl (https://kubernetes.io/docs/tasks/tools); no cluster",
+    ),
     "redis": (
         lambda: shutil.which("redis-server") is not None,
         "redis-server (apt-get install redis-server)",

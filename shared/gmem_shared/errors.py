@@ -3,6 +3,8 @@
 ```
 GmemError
 ├── InvalidRequestError      400  the request is malformed
+├── UnauthenticatedError     401  no key, or none that is known
+├── ForbiddenError           403  the key does not allow this
 ├── NotFoundError            404
 │   ├── UnknownClassError, UnknownBankError, UnknownModelError, UnknownVersionError,
 │   └── UnknownAliasError, UnknownRowError, UnknownSamplerError, UnknownJobError
@@ -18,8 +20,10 @@ GmemError
 │   └── KeyReusedError            the idempotency key was used for another request
 ├── CancelledError           499  the caller went away
 ├── OverloadedError          429  with ``retry_after_seconds``
+├── OverQuotaError           429  with ``retry_after_seconds`` and the limit that was reached
 ├── NotReadyError            503  with a reason and ``retry_after_seconds``
 ├── CorruptVersionError      503  bytes in the store are not the published ones
+├── UntrustedVersionError    503  nobody who is trusted signed the version
 ├── StorageError             503  the object store does not answer
 ├── DeadlineExceededError    504
 └── InternalError            500  a defect of ours, never the caller's fault
@@ -32,6 +36,7 @@ across a process border (HTTP body, gRPC trailing metadata, Triton error message
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -71,6 +76,20 @@ class InvalidRequestError(GmemError):
 
     code = "invalid_request"
     title = "The request is malformed"
+
+
+class UnauthenticatedError(GmemError):
+    """The request names no API key, or one that is unknown or expired."""
+
+    code = "unauthenticated"
+    title = "An API key is needed"
+
+
+class ForbiddenError(GmemError):
+    """The API key is good, but not for this."""
+
+    code = "forbidden"
+    title = "The API key does not allow this"
 
 
 class NotFoundError(GmemError):
@@ -220,6 +239,32 @@ class OverloadedError(GmemError):
     title = "The queue is full"
 
 
+@dataclass(frozen=True, slots=True)
+class ReachedLimit:
+    """A limit that a caller has reached: ``amount`` per ``window_seconds``, ``remaining`` left."""
+
+    name: str
+    amount: int
+    window_seconds: int
+    remaining: int
+
+
+class OverQuotaError(GmemError):
+    """The caller has used up what it may ask for; ``retry_after_seconds`` says for how long.
+
+    Args:
+        detail: As in `GmemError`, like all further keyword arguments.
+        limit: Which one; not known where the error was rebuilt from a problem.
+    """
+
+    code = "over_quota"
+    title = "The quota is used up"
+
+    def __init__(self, detail: str, *, limit: ReachedLimit | None = None, **more: Any) -> None:
+        super().__init__(detail, **more)
+        self.limit = limit
+
+
 class NotReadyError(GmemError):
     """A part of the system is starting, draining or away."""
 
@@ -232,6 +277,13 @@ class CorruptVersionError(GmemError):
 
     code = "corrupt_version"
     title = "A stored version is corrupt"
+
+
+class UntrustedVersionError(GmemError):
+    """No trusted key signed a version, although signatures are asked for; it is never served."""
+
+    code = "untrusted_version"
+    title = "A stored version is not signed by a trusted key"
 
 
 class StorageError(GmemError):
@@ -265,6 +317,8 @@ class Status:
 
 STATUS: dict[type[GmemError], Status] = {
     InvalidRequestError: Status(400, grpc.StatusCode.INVALID_ARGUMENT),
+    UnauthenticatedError: Status(401, grpc.StatusCode.UNAUTHENTICATED),
+    ForbiddenError: Status(403, grpc.StatusCode.PERMISSION_DENIED),
     NotFoundError: Status(404, grpc.StatusCode.NOT_FOUND),
     ConflictError: Status(409, grpc.StatusCode.ABORTED),
     EncoderMismatchError: Status(409, grpc.StatusCode.FAILED_PRECONDITION),
@@ -272,10 +326,12 @@ STATUS: dict[type[GmemError], Status] = {
     TooLargeError: Status(413, grpc.StatusCode.INVALID_ARGUMENT),
     OutOfRangeError: Status(422, grpc.StatusCode.OUT_OF_RANGE),
     OverloadedError: Status(429, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    OverQuotaError: Status(429, grpc.StatusCode.RESOURCE_EXHAUSTED),
     CancelledError: Status(499, grpc.StatusCode.CANCELLED),
     InternalError: Status(500, grpc.StatusCode.INTERNAL),
     NotReadyError: Status(503, grpc.StatusCode.UNAVAILABLE),
     CorruptVersionError: Status(503, grpc.StatusCode.DATA_LOSS),
+    UntrustedVersionError: Status(503, grpc.StatusCode.FAILED_PRECONDITION),
     StorageError: Status(503, grpc.StatusCode.UNAVAILABLE),
     DeadlineExceededError: Status(504, grpc.StatusCode.DEADLINE_EXCEEDED),
     GmemError: Status(500, grpc.StatusCode.UNKNOWN),
@@ -304,6 +360,21 @@ def to_problem(error: GmemError) -> dict[str, Any]:
     if error.retry_after_seconds is not None:
         problem["retry_after_seconds"] = error.retry_after_seconds
     return problem
+
+
+def to_headers(error: GmemError) -> dict[str, str]:
+    """Return the HTTP headers that go with :func:`to_problem`."""
+    headers = {}
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    if isinstance(error, OverQuotaError) and error.limit is not None:
+        limit = error.limit  # draft-ietf-httpapi-ratelimit-headers
+        headers["RateLimit-Policy"] = f'"{limit.name}";q={limit.amount};w={limit.window_seconds}'
+        wait = headers.get("Retry-After", limit.window_seconds)
+        headers["RateLimit"] = f'"{limit.name}";r={limit.remaining};t={wait}'
+    return headers
 
 
 def from_problem(problem: dict[str, Any]) -> GmemError:

@@ -8,13 +8,21 @@ environment.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FilePath, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 RuntimeName = Literal["eager", "scripted", "compiled", "onnx"]
 BatchingName = Literal["continuous", "grouped", "dynamic", "one_at_a_time"]
+Rate = Annotated[
+    str,
+    Field(
+        pattern=r"^[1-9][0-9]{0,9}/([1-9][0-9]{0,3} )?(second|minute|hour|day|month|year)s?$",
+        examples=["120/minute", "10000/12 hours"],
+    ),
+]
+"""How much in how long, as the library ``limits`` writes it."""
 
 
 class Section(BaseModel):
@@ -39,6 +47,13 @@ class StoreSettings(Section):
     poll_seconds: float = Field(default=2.0, gt=0)
     """How often a running service looks for a moved alias."""
 
+    signing_key_file: FilePath | None = None
+    """Ed25519 private key (PEM) that signs what this process publishes; see
+    ``gmem store keygen``."""
+
+    trusted_keys_file: FilePath | None = None
+    """Public keys (PEM, one after another). A version that none of them signed is not opened."""
+
 
 class RedisSettings(Section):
     """What replicas share (``GMEM_REDIS__*``)."""
@@ -61,6 +76,54 @@ class RedisSettings(Section):
             "socket_timeout": self.timeout_seconds,
             "socket_connect_timeout": self.timeout_seconds,
         }
+
+
+class SecuritySettings(Section):
+    """Who may ask, and how connections are encrypted (``GMEM_SECURITY__*``)."""
+
+    api_keys_file: Path | None = None
+    """JSON list of the API keys that are accepted, see ``gmem key new``; read again when it
+    changes. Without it everybody may do everything."""
+
+    tls_cert_file: FilePath | None = None
+    """Certificate chain (PEM): HTTP and gRPC are then served encrypted. Our own clients show it to
+    a server that asks for one."""
+
+    tls_key_file: FilePath | None = None
+    """Private key (PEM) of the certificate."""
+
+    tls_ca_file: FilePath | None = None
+    """Certificates (PEM) of the authorities by which our own clients know the bank service and
+    Triton; with it they speak TLS to both."""
+
+    tls_client_ca_file: FilePath | None = None
+    """Authorities (PEM) one of which must have signed the certificate of a client of the bank's
+    gRPC; by default clients need none."""
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("expected both of tls_cert_file and tls_key_file, found one")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError("expected tls_cert_file beside tls_client_ca_file, found none")
+        return self
+
+
+class QuotaSettings(Section):
+    """How much one API key may ask for (``GMEM_QUOTA__*``), counted in Redis (``GMEM_REDIS__*``).
+
+    Without API keys all callers are counted as one; with ``memory://`` each process counts alone.
+    """
+
+    requests: Rate | None = None
+    """Requests of a key that names no quota of its own, e.g. ``120/minute``; none by default."""
+
+    images: Rate | None = None
+    """Images of a key that names no quota of its own, e.g. ``10000/hour``; none by default."""
+
+    redis_away: Literal["allow", "refuse"] = "allow"
+    """While Redis is away, requests with a quota pass uncounted (``allow``) or get 503
+    (``refuse``)."""
 
 
 class LogSettings(Section):
@@ -90,6 +153,9 @@ class BankSettings(Section):
 
     timeout_seconds: float = Field(default=10.0, gt=0)
     """Deadline of one call of the client, retries included."""
+
+    api_key_file: FilePath | None = None
+    """File with the API key that the client sends; by default it sends none."""
 
     workers: int = Field(default=4, ge=1)
     """Threads that draw, gather and search."""
@@ -210,10 +276,11 @@ class GeneratorSettings(Section):
     """
 
     backend: str = "gmem_model.embedded:EmbeddedBackend"
-    """Import string of the engine; ``gmem_generator.triton_backend:TritonBackend`` for Triton."""
+    """Import string of the engine; ``gmem_generator.triton_backend:TritonBackend`` for Triton,
+    ``gmem_generator.triton_replicas:TritonReplicas`` for as many as its address stands for."""
 
     triton_address: str = "127.0.0.1:8201"
-    """gRPC address of Triton."""
+    """gRPC address of Triton, ``host:port``."""
 
     default_model: str = "digits@production"
     """Model of a request that names none."""
@@ -287,6 +354,8 @@ class Settings(BaseSettings):
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     redis: RedisSettings = Field(default_factory=RedisSettings)
+    security: SecuritySettings = Field(default_factory=SecuritySettings)
+    quota: QuotaSettings = Field(default_factory=QuotaSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     bank: BankSettings = Field(default_factory=BankSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)

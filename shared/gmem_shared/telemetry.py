@@ -106,6 +106,16 @@ GENERATOR_DRAW_REQUESTS = MetricSpec(
 GENERATOR_CANCELLED = MetricSpec(
     "gmem_generator_cancelled_total", "Requests ended early, by reason.", ("reason",)
 )
+GENERATOR_REFUSED = MetricSpec(
+    "gmem_generator_refused_total",
+    "Requests refused for who sent them: unauthenticated, forbidden, over_quota.",
+    ("code",),
+)
+GENERATOR_QUOTA_UNCOUNTED = MetricSpec(
+    "gmem_generator_quota_uncounted_total",
+    "Requests with a quota while Redis was away, by what became of them: allow, refuse.",
+    ("outcome",),
+)
 GENERATOR_READY = MetricSpec(
     "gmem_generator_ready", "1 when a part the front end needs is ready.", ("part",)
 )
@@ -157,13 +167,18 @@ BANK_REQUESTS = MetricSpec(
 BANK_REQUEST_SECONDS = MetricSpec(
     "gmem_bank_request_seconds", "Time to answer.", ("method",), STAGE_SECONDS
 )
+BANK_REFUSED = MetricSpec(
+    "gmem_bank_refused_total",
+    "Calls refused for who made them: unauthenticated, forbidden.",
+    ("code",),
+)
 BANK_ROWS = MetricSpec("gmem_bank_rows_total", "Rows drawn or gathered.")
 BANK_VERSION = MetricSpec(
     "gmem_bank_version", "Sequence number of the bank in use.", ("bank", "alias")
 )
 BANK_SWAPS = MetricSpec("gmem_bank_swaps_total", "Bank versions taken into use.", ("bank",))
 BANK_SWAP_FAILURES = MetricSpec(
-    "gmem_bank_swap_failures_total", "Versions refused: corrupt, unreadable.", ("bank",)
+    "gmem_bank_swap_failures_total", "Versions refused: corrupt, untrusted.", ("bank",)
 )
 BANK_OPEN_SNAPSHOTS = MetricSpec("gmem_bank_open_snapshots", "Bank versions mapped into memory.")
 BANK_INEXACT_SEARCHES = MetricSpec(

@@ -22,6 +22,8 @@ def settings(
     jobs: Mapping[str, Any] = {},
     redis: str = "memory://",
     store_url: str = "memory://front",
+    security: Mapping[str, Any] = {},
+    quota: Mapping[str, Any] = {},
     **generator: Any,
 ) -> Settings:
     """Settings with some of the front end's changed; every alias is looked up anew."""
@@ -30,6 +32,8 @@ def settings(
         store={"poll_seconds": 1e-9, "url": store_url},
         jobs=jobs,
         redis={"url": redis},
+        security=security,
+        quota=quota,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 from prometheus_client import CollectorRegistry
 
-from gmem_bank.snapshots import Snapshot, SnapshotCache, open_snapshot
+from gmem_bank.snapshots import REFUSALS, Snapshot, SnapshotCache, open_snapshot
 from gmem_shared import telemetry
 from gmem_shared.announcements import Announcer, Subscriber
 from gmem_shared.errors import (
@@ -254,7 +254,7 @@ class BankHost:
         cores = 1 if any(self._default_targets()) else None
         try:
             snapshot = open_snapshot(repository, version, cores=cores)
-        except CorruptVersionError as error:
+        except REFUSALS as error:
             self._failures.labels(version.name).inc()
             _log.error("bank.version.refused", version=str(version.ref), error=error.detail)
             raise

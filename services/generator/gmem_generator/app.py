@@ -6,13 +6,14 @@ import asyncio
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from gmem_generator import openapi, problems
+from gmem_generator.access import scope_needed
 from gmem_generator.admission import Admission
 from gmem_generator.body import JsonRoute
 from gmem_generator.direct import Direct
@@ -23,14 +24,18 @@ from gmem_generator.memo import Memo
 from gmem_generator.metrics import Metrics
 from gmem_generator.middleware import RequestScope
 from gmem_generator.pipeline import Pipeline
+from gmem_generator.quota import Quota
 from gmem_generator.readiness import Readiness
 from gmem_generator.resolve import Resolver
 from gmem_generator.routes import generate, health, page, reads
 from gmem_generator.routes import jobs as jobs_routes
 from gmem_generator.routes.generate import Generation
 from gmem_shared.announcements import Subscriber
+from gmem_shared.errors import GmemError
+from gmem_shared.guard import Guard
+from gmem_shared.keys import Keyring
 from gmem_shared.ports import Backend, BankSource
-from gmem_shared.settings import RedisSettings, Settings
+from gmem_shared.settings import RedisSettings, SecuritySettings, Settings
 from gmem_shared.store.store import utc_now
 
 # Exact in JavaScript, whose numbers end at 2^53.
@@ -68,6 +73,7 @@ def create_app(
         max_images=max_images,
         random_seed=_random_seed,
     )
+    quota = Quota(settings.quota, settings.redis, metrics, clock)
     admission = Admission(ours.max_waiting_images, metrics, clock)
     pipeline = Pipeline(
         bank,
@@ -108,20 +114,22 @@ def create_app(
                 await backend.close()
         finally:
             await bank.close()
+            await quota.close()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.drain, app.state.readiness = drain, readiness
     problems.install(app)
     openapi.install(app, num_images=max_images, num_steps=settings.engine.max_steps)
-    generation = Generation(pipeline, metrics, admission.gate, jobs, ours.default_deadline_ms)
+    generation = Generation(
+        pipeline, quota, metrics, admission.gate, jobs, ours.default_deadline_ms
+    )
     generating = generate.router(generation, ours.max_body_bytes)
     app.include_router(generating)
     app.include_router(jobs_routes.router(jobs.office))
     app.include_router(generating, prefix="/v1", include_in_schema=False)
     operations = [route for route in generating.routes if isinstance(route, JsonRoute)]
     paths = {f"{prefix}{route.path}": route for prefix in ("", "/v1") for route in operations}
-    app.add_middleware(Direct, routes=paths)
-    app.add_middleware(RequestScope, metrics=metrics, drain=drain)
+    _surround(app, paths, settings.security, metrics, drain)
     app.include_router(
         reads.router(bank, backend, banks, resolver, default_model=ours.default_model)
     )
@@ -145,3 +153,24 @@ async def _hearing(redis: RedisSettings, heard: Callable[[], None]) -> AsyncIter
         yield
     finally:
         await asyncio.to_thread(subscriber.close)
+
+
+def _surround(
+    app: FastAPI,
+    operations: Mapping[str, JsonRoute],
+    security: SecuritySettings,
+    metrics: Metrics,
+    drain: Drain,
+) -> None:
+    """Put around the application what sees a request before it is routed, innermost first."""
+
+    def refuse(error: GmemError) -> problems.ProblemResponse:
+        metrics.refused.labels(error.code).inc()
+        return problems.of_error(error)
+
+    app.add_middleware(Direct, routes=operations)
+    app.add_middleware(
+        Guard, keyring=Keyring(security.api_keys_file), needs=scope_needed, refuse=refuse
+    )
+    tls = security.tls_cert_file is not None
+    app.add_middleware(RequestScope, metrics=metrics, drain=drain, tls=tls)

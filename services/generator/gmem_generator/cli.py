@@ -64,6 +64,7 @@ def _build(settings: Settings, announce: Callable[[str], None]) -> DrainingServe
         leave_seconds=ours.leave_seconds,
         drain_seconds=ours.drain_seconds,
         announce=announce,
+        security=settings.security,
     )
 
 

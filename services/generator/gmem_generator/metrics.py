@@ -25,6 +25,8 @@ class Metrics:
         self.backlog_seconds = telemetry.GENERATOR_BACKLOG_SECONDS.gauge(registry)
         self.draw_requests = telemetry.GENERATOR_DRAW_REQUESTS.histogram(registry)
         self.cancelled = telemetry.GENERATOR_CANCELLED.counter(registry)
+        self.refused = telemetry.GENERATOR_REFUSED.counter(registry)
+        self.quota_uncounted = telemetry.GENERATOR_QUOTA_UNCOUNTED.counter(registry)
         self.ready = telemetry.GENERATOR_READY.gauge(registry)
         self.jobs = telemetry.GENERATOR_JOBS.counter(registry)
         self.jobs_unfinished = telemetry.GENERATOR_JOBS_UNFINISHED.gauge(registry)

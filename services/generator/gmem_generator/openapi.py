@@ -18,6 +18,8 @@ _REF = "#/components/schemas/{model}"
 _PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
 _MEANING = {
     400: "Malformed: broken JSON, an unknown field, a wrong type.",
+    401: "No API key, or none that is known; only where the server asks for keys.",
+    403: "The API key does not allow this.",
     404: "Unknown class, bank, model, version, row or sampler.",
     406: "`Accept` allows none of the offered representations.",
     409: (
@@ -28,8 +30,9 @@ _MEANING = {
     415: "The body is not said to be `application/json`.",
     422: "Well-formed, but a value is out of range.",
     429: (
-        "The queue is full; `Retry-After` is computed from the backlog. A request may be refused "
-        "so before anybody looks whether it is a good one."
+        "The queue is full (`overloaded`), and `Retry-After` is computed from the backlog; such a "
+        "request may be refused before anybody looks whether it is a good one. Or the caller's "
+        "quota is used up (`over_quota`), and `Retry-After` says until when."
     ),
     503: "A part is starting, draining or away; see `detail` and `Retry-After`.",
     504: "The deadline passed.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -50,6 +50,10 @@ class Result:
     watch: Stopwatch
 
 
+async def _free(_: int) -> None:
+    """Ask nothing for images."""
+
+
 class Pipeline:
     """Makes the images of requests.
 
@@ -87,10 +91,13 @@ class Pipeline:
         watch: Stopwatch,
         content: bytes,
         deliver: Callable[[FinishedImage], None] = lambda _: None,
+        *,
+        spend: Callable[[int], Awaitable[None]] = _free,
     ) -> Result:
         """Make the images; ``deliver`` gets each as it finishes, the result has all in order.
 
-        ``content`` is what the client sent, by which it is known when it sends it again.
+        ``content`` is what the client sent, by which it is known when it sends it again. ``spend``
+        takes the images from the client's quota once there is room for them, or raises.
         Cancelling the call stops the engine's work for it.
 
         Raises:
@@ -102,7 +109,7 @@ class Pipeline:
         try:
             async with self._drain.work(seconds):
                 plan = await self._resolver.plan(request)
-                result = await self._make(plan, watch, content, end, deliver)
+                result = await self._make(plan, watch, content, end, deliver, spend)
         except DeadlineExceededError:
             self._metrics.cancelled.labels("deadline").inc()
             raise
@@ -121,7 +128,7 @@ class Pipeline:
         end = self._clock() + PART_SECONDS
         async with self._drain.work(PART_SECONDS):
             plan = await self._resolver.plan(request, images)
-            return await self._make(plan, watch, b"", end, lambda _: None)
+            return await self._make(plan, watch, b"", end, lambda _: None, _free)
 
     async def pin(
         self, request: GenerateRequest | ReplayRequest
@@ -147,9 +154,11 @@ class Pipeline:
         content: bytes,
         end: float,
         deliver: Callable[[FinishedImage], None],
+        spend: Callable[[int], Awaitable[None]],
     ) -> Result:
         kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
         with self._admission.admit(len(plan.indices), plan.steps, kind, content) as ticket:
+            await spend(len(plan.indices))
             watch.lap("plan")
             snippets = None
             if plan.query is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from structlog.contextvars import get_contextvars
 
 from gmem_generator.validation import to_error
-from gmem_shared.errors import GmemError, to_problem
+from gmem_shared.errors import GmemError, to_headers, to_problem
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -38,13 +37,11 @@ class ProblemResponse(Response):
         if request_id is not None:
             problem = {**problem, "request_id": request_id}
         super().__init__(json.dumps(problem), status_code=problem["status"], headers=headers)
-        if "retry_after_seconds" in problem:
-            self.headers["Retry-After"] = str(max(1, math.ceil(problem["retry_after_seconds"])))
 
 
 def of_error(error: GmemError, **extensions: Any) -> ProblemResponse:
     """Answer with an error of the product; ``extensions`` are further members."""
-    return ProblemResponse({**to_problem(error), **extensions})
+    return ProblemResponse({**to_problem(error), **extensions}, to_headers(error))
 
 
 def of_status(error: HTTPException) -> ProblemResponse:

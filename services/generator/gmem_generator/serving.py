@@ -15,6 +15,8 @@ from fastapi import FastAPI
 
 from gmem_generator.lifecycle import Drain
 from gmem_generator.readiness import Readiness
+from gmem_shared import tls
+from gmem_shared.settings import SecuritySettings
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +33,7 @@ class DrainingServer(uvicorn.Server):
 
     Args:
         announce: Called with the address once every part is ready.
+        security: Says whether to speak TLS.
     """
 
     def __init__(
@@ -42,7 +45,9 @@ class DrainingServer(uvicorn.Server):
         leave_seconds: float,
         drain_seconds: float,
         announce: Callable[[str], None],
+        security: SecuritySettings | None = None,
     ) -> None:
+        encryption = {} if security is None else tls.uvicorn_options(security)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -53,6 +58,7 @@ class DrainingServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,  # nothing here depends on them
                 timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
+                **encryption,
             )
         )
         self._drain: Drain = app.state.drain
@@ -114,4 +120,5 @@ class DrainingServer(uvicorn.Server):
         gc.freeze()
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 (reads it)
-        self._announce(f"http://{shown}:{port}")
+        scheme = "https" if self.config.is_ssl else "http"
+        self._announce(f"{scheme}://{shown}:{port}")

@@ -18,7 +18,7 @@ import numpy as np
 import structlog
 
 from gmem_shared.errors import NotReadyError
-from gmem_shared.settings import Settings, TritonSettings
+from gmem_shared.settings import SecuritySettings, Settings, TritonSettings
 from gmem_shared.triton_io import MODEL_NAME, check_numpy
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,8 @@ def serve(settings: Settings) -> NoReturn:
     if triton.server_dir is None:
         backends = lay_out_backends(triton.runtime_dir, root)
         variables = environment(variables, root)
-    arguments = command(triton, root, backends, chatty=settings.log.level == "DEBUG")
+    chatty = settings.log.level == "DEBUG"
+    arguments = [*command(triton, root, backends, chatty=chatty), *encryption(settings.security)]
     log.info("triton.starting", host=triton.host, grpc_port=triton.grpc_port)
     os.execve(arguments[0], arguments, variables)  # noqa: S606
 
@@ -138,6 +139,17 @@ def command(settings: TritonSettings, root: Path, backends: Path, *, chatty: boo
         str(root / "bin" / "tritonserver"),
         *(f"--{name}={value}" for name, value in flags.items()),
         "--disable-auto-complete-config",
+    ]
+
+
+def encryption(security: SecuritySettings) -> list[str]:
+    """Return the flags by which Triton's gRPC speaks TLS; its HTTP cannot."""
+    if security.tls_cert_file is None:
+        return []
+    flags = ["--grpc-use-ssl=1", f"--grpc-server-cert={security.tls_cert_file.resolve()}"]
+    return [
+        *flags,
+        f"--grpc-server-key={security.tls_key_file and security.tls_key_file.resolve()}",
     ]
 
 

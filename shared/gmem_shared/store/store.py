@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gmem_shared.settings import StoreSettings
 from gmem_shared.store.backends import connect
@@ -16,6 +17,9 @@ from gmem_shared.store.probe import check_create_only
 from gmem_shared.store.repository import Repository
 from gmem_shared.store.shelf import Clock, Shelf
 from gmem_shared.types import Kind
+
+if TYPE_CHECKING:
+    from gmem_shared.store.signing import Signer, TrustedKeys
 
 
 def utc_now() -> datetime:
@@ -31,6 +35,8 @@ class Store:
         cache_dir: Where verified copies of remote files are kept; unused for a local folder.
         clock: Time for records, leases and the garbage collector.
         moved: Called whenever an alias was moved through this store.
+        signer: Signs what is published; by default nobody.
+        trusted: One of these must have signed what is opened; by default nobody.
     """
 
     def __init__(
@@ -40,11 +46,15 @@ class Store:
         clock: Clock = utc_now,
         *,
         moved: Callable[[], None] = lambda: None,
+        signer: Signer | None = None,
+        trusted: TrustedKeys | None = None,
     ) -> None:
         self._objects = objects
         self._opener = BlobOpener(objects, cache_dir)
         self._clock = clock
         self._moved = moved
+        self._signer = signer
+        self._trusted = trusted
 
     @classmethod
     def from_url(
@@ -70,11 +80,19 @@ class Store:
         """Connect to the store that the settings name.
 
         Raises:
-            InvalidRequestError: The URL or the file with its credentials is not understood.
+            InvalidRequestError: The URL, or a file with credentials or keys, is not understood.
             StorageError: The folder cannot be written.
         """
+        signer = trusted = None
+        if settings.signing_key_file or settings.trusted_keys_file:
+            from gmem_shared.store.signing import Signer, TrustedKeys  # most stores need no keys
+
+            if settings.signing_key_file:
+                signer = Signer.from_file(settings.signing_key_file)
+            if settings.trusted_keys_file:
+                trusted = TrustedKeys.from_file(settings.trusted_keys_file)
         objects = connect(settings.url, settings.credentials_file)
-        return cls(objects, settings.cache_dir, moved=moved)
+        return cls(objects, settings.cache_dir, moved=moved, signer=signer, trusted=trusted)
 
     def check(self) -> None:
         """Try whether the store can be published to safely; leaves nothing behind.
@@ -99,4 +117,4 @@ class Store:
             InvalidRequestError: The name cannot be a folder of the store.
         """
         shelf = Shelf(self._objects, Layout(kind, name), self._clock, self._moved)
-        return Repository(shelf, self._opener)
+        return Repository(shelf, self._opener, signer=self._signer, trusted=self._trusted)

@@ -40,7 +40,8 @@ def delayed(project: Project, service: str, other: str, milliseconds: int) -> It
         ],
         stdout=subprocess.PIPE,
     )
-    assert relay.stdout and relay.stdout.readline()
+    assert relay.stdout
+    assert relay.stdout.readline()
     redirect = (
         "OUTPUT", "-t", "nat", "-p", "tcp", "-d", target, "-m", "mark", "!", "--mark", str(MARK),
         "-j", "REDIRECT", "--to-ports", str(RELAY_PORT),

@@ -40,7 +40,7 @@ class Verdict:
 
     def line(self, lost: int) -> tuple[str, ...]:
         refused = ", ".join(
-            f"{n} × {s or 'no answer'}" for s, n in sorted(self.statuses.items()) if s != 200
+            f"{n} x {s or 'no answer'}" for s, n in sorted(self.statuses.items()) if s != 200
         )
         return (
             self.fault, str(self.statuses[200]), refused or "none", f"{self.slowest_seconds:.1f}",

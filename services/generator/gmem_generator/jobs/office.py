@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
 
 import structlog
@@ -58,8 +58,16 @@ class Office:
         self._answer_images = answer_images
         self._clock = clock
 
-    async def submit(self, owner: str, body: Request, key: Key | None) -> Job:
+    async def submit(
+        self, owner: str, body: Request, key: Key | None, spend: Callable[[int], Awaitable[None]]
+    ) -> Job:
         """Make a job of a request, or return the one that was made of it.
+
+        Args:
+            owner: Id of the caller.
+            body: What is asked for.
+            key: Under which it is remembered.
+            spend: Counts the images towards the caller's quota.
 
         Raises:
             GmemError: The request would be refused, or there are too many jobs.
@@ -69,6 +77,7 @@ class Office:
             return await self._board.read(known.job, owner)
         self._check_size(body)
         pinned, plan = await self._pipeline.pin(body)
+        await spend(images_of(body))
         job = Job(
             id=secrets.token_hex(12),
             owner=owner,

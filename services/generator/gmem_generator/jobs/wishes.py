@@ -34,11 +34,6 @@ def wishes(scope: Scope) -> Wishes | None:
     return _read(found) if found else None
 
 
-def caller(scope: Scope) -> str:
-    """Return the id of who asks: to others, jobs and keys do not exist."""
-    return getattr(scope.get("gmem.principal"), "id", "anonymous")
-
-
 def _read(headers: list[tuple[bytes, bytes]]) -> Wishes | None:
     preferences = ",".join(v.decode("latin-1") for name, v in headers if name == b"prefer")
     job = any(p.strip().lower() == RESPOND_ASYNC for p in re.split("[,;]", preferences))

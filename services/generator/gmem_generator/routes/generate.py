@@ -17,7 +17,7 @@ from gmem_generator.attendance import attend
 from gmem_generator.body import CONTENT, JsonRoute
 from gmem_generator.jobs.idempotency import Key
 from gmem_generator.jobs.service import Jobs
-from gmem_generator.jobs.wishes import Wishes, caller, wishes
+from gmem_generator.jobs.wishes import Wishes, wishes
 from gmem_generator.metrics import Metrics
 from gmem_generator.middleware import STARTED
 from gmem_generator.openapi import (
@@ -27,10 +27,12 @@ from gmem_generator.openapi import (
     job_responses,
 )
 from gmem_generator.pipeline import Pipeline
+from gmem_generator.quota import Quota
 from gmem_generator.routes.jobs import accepted
 from gmem_generator.schemas import GenerateAnswer, GenerateBody, GenerateRequest, ReplayRequest
 from gmem_generator.stopwatch import Stopwatch
 from gmem_generator.stream import ImageStream
+from gmem_shared.guard import PRINCIPAL
 
 WISHES = "gmem.wishes"
 """Member of the scope: what the client wishes beyond an answer, if anything."""
@@ -49,12 +51,14 @@ class Generation:
     def __init__(
         self,
         pipeline: Pipeline,
+        quota: Quota,
         metrics: Metrics,
         gate: Callable[[bytes], None],
         jobs: Jobs,
         default_deadline_ms: int,
     ) -> None:
         self._pipeline = pipeline
+        self._quota = quota
         self._metrics = metrics
         self._gate = gate
         self._jobs = jobs
@@ -69,7 +73,8 @@ class Generation:
     async def answer(self, request: Request, body: GenerateRequest | ReplayRequest) -> Response:
         """Answer with images."""
         watch = Stopwatch(time.monotonic, request.scope[STARTED])
-        run = partial(self._pipeline.run, body, watch, request.scope[CONTENT])
+        spend = partial(self._quota.spend, request.scope[PRINCIPAL])
+        run = partial(self._pipeline.run, body, watch, request.scope[CONTENT], spend=spend)
         form = negotiation.negotiate(request.headers.get("accept"))
         if form == negotiation.EVENTS:
             stream = ImageStream(run, self._on_left)
@@ -84,13 +89,12 @@ class Generation:
         self, request: Request, body: GenerateRequest | ReplayRequest, wished: Wishes
     ) -> Response:
         """Answer as wished."""
-        owner, key = caller(request.scope), None
+        principal, office, key = request.scope[PRINCIPAL], self._jobs.office, None
         if wished.key is not None:
-            key = Key.of(owner, wished.key, body, job=wished.job)
+            key = Key.of(principal.id, wished.key, body, job=wished.job)
         if wished.job or key is None:
-            return await accepted(
-                self._jobs.office, await self._jobs.office.submit(owner, body, key)
-            )
+            spend = partial(self._quota.spend, principal)
+            return await accepted(office, await office.submit(principal.id, body, key, spend))
 
         async def pin() -> GenerateRequest | ReplayRequest:
             pinned, _ = await self._pipeline.pin(body)

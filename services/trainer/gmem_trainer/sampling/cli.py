@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -73,6 +72,7 @@ def sample(
     settings = Settings()
     logs.configure(settings.log)
 
+    from gmem_model.engine.cores import usable_cores
     from gmem_trainer.sampling.devices import choose_devices
     from gmem_trainer.sampling.progress import sampling_progress
     from gmem_trainer.sampling.resolve import Wishes, resolve_job
@@ -89,7 +89,7 @@ def sample(
         assemble_only(job, out)
         complete = True
     else:
-        devices = choose_devices(device, processes, local_rank, len(os.sched_getaffinity(0)))
+        devices = choose_devices(device, processes, local_rank, usable_cores())
         progress = partial(sampling_progress, console=Console(stderr=True))
         complete = run(job, out, place, devices, share, progress)
     if complete:
