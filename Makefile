@@ -87,6 +87,10 @@ proto: $(VENV)/.dev ## Generate the gRPC code from the .proto files
 		--python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
 		gmem_shared/proto/bank/v1/bank.proto
 
+.PHONY: dashboards
+dashboards: $(VENV)/.dev ## Make the Grafana dashboards, which are committed, from the metrics' names
+	@PYTHONPATH=. $(BIN)/python -m observability.dashboards
+
 .PHONY: proto-check
 proto-check: proto ## Fail when the committed gRPC code is not what the .proto files give
 	@git diff --exit-code -- shared/gmem_shared/proto

@@ -39,6 +39,10 @@ COMPONENTS = {
         lambda: shutil.which("radosgw") is not None,
         "Ceph's S3 server (apt-get install ceph-mon ceph-osd radosgw ceph-common)",
     ),
+    "prometheus": (
+        lambda: shutil.which("prometheus") is not None and shutil.which("promtool") is not None,
+        "Prometheus and promtool (apt-get install prometheus)",
+    ),
 }
 
 

@@ -13,7 +13,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY requirements requirements
 COPY tools tools
-RUN python tools/install.py --dependencies triton
+RUN python tools/install.py --dependencies triton,tracing
 COPY shared shared
 COPY services services
 RUN pip install --quiet --no-deps .
@@ -53,7 +53,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY requirements requirements
 COPY tools tools
-RUN python tools/install.py --dependencies model && pip install --quiet 'numpy<2'
+RUN python tools/install.py --dependencies model,tracing && pip install --quiet 'numpy<2'
 COPY shared shared
 COPY services services
 RUN pip install --quiet --no-deps .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from prometheus_client import REGISTRY
 
 from gmem_model.engine.opening import open_engine
+from gmem_shared import tracing
 from gmem_shared.errors import GmemError, NotReadyError
 from gmem_shared.settings import Settings
 from gmem_shared.types import GeneratedImage, GenerationTask, ModelInfo
@@ -68,8 +70,12 @@ class EmbeddedBackend:
         mailbox = _Mailbox(asyncio.get_running_loop(), len(task))
         if not self._host.offer(task, mailbox):
             await self._submit(task, mailbox)
+        received = 0
         try:
             while (image := await mailbox.receive()) is not None:
+                received += 1
+                if received == len(task):
+                    tracing.record(image.stages, time.time())
                 yield image
         finally:
             if not mailbox.ended:

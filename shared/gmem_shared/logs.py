@@ -54,6 +54,7 @@ def configure(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    logging.captureWarnings(capture=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 

@@ -335,6 +335,10 @@ class JobsSettings(Section):
     keep_seconds: float = Field(default=7 * 86_400.0, gt=0)
     """How long a job and its result are kept after its end."""
 
+    presigned_links: bool = True
+    """Whether clients fetch results from S3 itself; else, or where the store has no such links,
+    from the front end."""
+
     link_seconds: float = Field(default=3600.0, gt=0)
     """How long a link to a result in an object store is good."""
 
@@ -343,6 +347,62 @@ class JobsSettings(Section):
 
     idempotency_required: bool = True
     """Whether a request with a key is refused while Redis is away; else the key is ignored."""
+
+
+class TrainerSettings(Section):
+    """What a training run shows while it runs (``GMEM_TRAINER__*``)."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address the metrics are served on."""
+
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """HTTP: the metrics of the run, for Prometheus; by default none are served."""
+
+    metrics_linger_seconds: float = Field(default=30.0, ge=0)
+    """How long a run that has ended waits for its last figures to be read."""
+
+
+class TracingSettings(BaseSettings):
+    """Whether OpenTelemetry is asked for traces: its own variables, ``OTEL_*``.
+
+    The others of them, such as headers, sampler and resource, its SDK reads by itself.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="OTEL_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+    )
+
+    sdk_disabled: bool = False
+    """Whatever else is set, trace nothing."""
+
+    traces_exporter: Literal["otlp", "none"] | None = None
+    """``otlp``, to where the endpoint says; by default if an endpoint is set."""
+
+    exporter_otlp_endpoint: str | None = None
+    """Base URL of a collector, e.g. ``http://127.0.0.1:4318``."""
+
+    exporter_otlp_traces_endpoint: str | None = None
+    """URL for traces alone."""
+
+    exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
+    """The only one that is spoken here."""
+
+    exporter_otlp_timeout: float = Field(default=2.0, gt=0)
+    """Seconds that sending may take, retries included; a process that ends waits no longer."""
+
+    service_name: str | None = None
+    """Name of the process in traces; by default ``gmem-generator``, ``-bank`` or ``-engine``."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is somebody to send traces to."""
+        given = self.exporter_otlp_endpoint or self.exporter_otlp_traces_endpoint
+        exporter = self.traces_exporter or ("otlp" if given else "none")
+        return exporter == "otlp" and not self.sdk_disabled
 
 
 class Settings(BaseSettings):
@@ -362,3 +422,4 @@ class Settings(BaseSettings):
     triton: TritonSettings = Field(default_factory=TritonSettings)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)
+    trainer: TrainerSettings = Field(default_factory=TrainerSettings)

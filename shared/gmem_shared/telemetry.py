@@ -29,6 +29,13 @@ class MetricSpec:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Names of its series, as they are queried."""
+        if self.buckets:
+            return tuple(f"{self.name}_{part}" for part in ("bucket", "sum", "count"))
+        return (self.name,)
+
     def counter(self, registry: CollectorRegistry) -> Counter:
         """Create it as a counter; the name ends in ``_total``."""
         return Counter(self.name, self.help, self.labels, registry=registry)
@@ -159,6 +166,16 @@ ENGINE_MODEL_VERSION = MetricSpec(
     "gmem_engine_model_version", "Sequence number of the loaded model.", ("model", "alias")
 )
 ENGINE_SWAPS = MetricSpec("gmem_engine_swaps_total", "Model versions taken into use.", ("model",))
+ENGINE_SWAP_FAILURES = MetricSpec(
+    "gmem_engine_swap_failures_total",
+    "Attempts to follow an alias that failed: version unreadable, store away.",
+    ("model",),
+)
+
+ENGINE_SEEN = MetricSpec(
+    "gmem_engine_seen_timestamp_seconds",
+    "When Triton last heard of its engine, since 1970; it shows a dead one's numbers for ever.",
+)
 
 BANK_REQUESTS = MetricSpec(
     "gmem_bank_requests_total", "Requests answered, by method and outcome code.",
@@ -185,5 +202,37 @@ BANK_INEXACT_SEARCHES = MetricSpec(
     "gmem_bank_short_searches_total", "Approximate searches that fell back to exact ones."
 )
 
+TRAINER_STAGE = MetricSpec(
+    "gmem_trainer_stage",
+    "1 for where the run is: prepare, train, evaluate, publish; done or failed at its end.",
+    ("stage",),
+)
+TRAINER_PREPARED = MetricSpec(
+    "gmem_trainer_prepared_images_total", "Images embedded and encoded by this run."
+)
+TRAINER_STEPS = MetricSpec("gmem_trainer_steps", "Training steps that the run is to take.")
 TRAINER_STEP = MetricSpec("gmem_trainer_step", "Training step reached.")
-TRAINER_LOSS = MetricSpec("gmem_trainer_loss", "Training loss, running mean.")
+TRAINER_IMAGES = MetricSpec(
+    "gmem_trainer_images_total", "Images trained on by this run, each time it sees them."
+)
+TRAINER_LOSS = MetricSpec("gmem_trainer_loss", "Training loss of the last step.", ("part",))
+TRAINER_LEARNING_RATE = MetricSpec("gmem_trainer_learning_rate", "Learning rate of the last step.")
+TRAINER_GRADIENT_NORM = MetricSpec(
+    "gmem_trainer_gradient_norm", "Gradient norm of the last step, before clipping."
+)
+TRAINER_EVALUATION = MetricSpec(
+    "gmem_trainer_evaluation", "What was measured of the trained network.", ("part", "figure")
+)
+TRAINER_PUBLISHED = MetricSpec(
+    "gmem_trainer_published_version", "Sequence number of what the run published.", ("kind", "name")
+)
+TRAINER_PUBLISHED_TIME = MetricSpec(
+    "gmem_trainer_published_timestamp_seconds",
+    "When the run published, since 1970.",
+    ("kind", "name"),
+)
+TRAINER_PROMOTED = MetricSpec(
+    "gmem_trainer_promoted",
+    "1 when the default aliases lead to what the run published, 0 when it was not good enough.",
+    ("name",),
+)

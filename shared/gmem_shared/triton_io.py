@@ -5,7 +5,8 @@ BYTES element, JSON of one of the models below) and, for ``generate``, row tenso
 that finish together are one response (``IMAGES``, ``META``). ``describe``, ``models`` and ``check``
 answer with ``META`` alone. ``cancel`` names a task's id. The last response of a request is marked
 final, and may be empty. A failed request answers with a Triton error whose message is the JSON of
-`gmem_shared.errors.to_problem`.
+`gmem_shared.errors.to_problem`. What goes along with a request
+(`gmem_shared.tracing`) are string parameters.
 
 ============  ======  ============  ==========================================================
 tensor        dtype   shape         meaning

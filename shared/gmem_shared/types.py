@@ -158,6 +158,7 @@ class GenerationTask:
         labels: int32 ``(n,)``, class ids or -1 for none; for a model that takes labels.
         sampler, num_steps, guidance_scale: ``None`` takes the model's default.
         deadline_seconds: From now; ``None`` waits for ever.
+        request_id: Of the request it is made for; for the logs.
     """
 
     id: str
@@ -172,6 +173,7 @@ class GenerationTask:
     guidance_scale: float | None = None
     priority: Priority = "interactive"
     deadline_seconds: float | None = None
+    request_id: str | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -195,6 +197,15 @@ class GeneratedImage:
     queue_seconds: float = 0.0
     denoise_seconds: float = 0.0
     decode_seconds: float = 0.0
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Where its time went, in order: queue, denoise, decode."""
+        return {
+            "queue": self.queue_seconds,
+            "denoise": self.denoise_seconds,
+            "decode": self.decode_seconds,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,8 @@ async def test_counting_goes_on_when_redis_is_back(tmp_path: Path) -> None:
         with pytest.raises(OverQuotaError):
             await quota.spend(ALICE, 1)
     await quota.spend(ALICE, 1)  # nobody counts
-    with running_redis(tmp_path, port):
+    (empty := tmp_path / "empty").mkdir()
+    with running_redis(empty, port):
         await quota.spend(ALICE, 1)  # nor is Redis asked again yet
         clock.seconds = 6
         await quota.spend(ALICE, 1)  # it forgot what was counted: this is the first

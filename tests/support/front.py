@@ -19,21 +19,21 @@ from tests.support.fakes import FakeBackend, FakeBank
 
 def settings(
     *,
+    security: Mapping[str, Any] = {},
+    quota: Mapping[str, Any] = {},
     jobs: Mapping[str, Any] = {},
     redis: str = "memory://",
     store_url: str = "memory://front",
-    security: Mapping[str, Any] = {},
-    quota: Mapping[str, Any] = {},
     **generator: Any,
 ) -> Settings:
     """Settings with some of the front end's changed; every alias is looked up anew."""
     return Settings(
         generator=generator,
         store={"poll_seconds": 1e-9, "url": store_url},
-        jobs=jobs,
-        redis={"url": redis},
         security=security,
         quota=quota,
+        jobs=jobs,
+        redis={"url": redis},
     )
 
 

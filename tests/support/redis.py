@@ -16,19 +16,17 @@ from tests.support.stack import free_port, wait_for
 
 @dataclass
 class RedisServer:
-    """Starts, pauses, stops; with ``keeps``, what it acknowledged is in its folder."""
+    """Starts, pauses, stops; what was acknowledged is in its folder."""
 
     folder: Path
     port: int
-    keeps: bool = True
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        kept = "yes" if self.keeps else "no"
-        options = ("--appendonly", kept, "--appendfsync", "always", "--save", "")
+        options = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
         where = ("--dir", str(self.folder), "--port", str(self.port), "--bind", "127.0.0.1")
         with (self.folder / "redis.log").open("ab") as log:
             command = ["redis-server", *where, *options]
@@ -51,10 +49,8 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(
-    folder: Path, port: int | None = None, *, keeps: bool = True
-) -> Iterator[RedisServer]:
-    server = RedisServer(folder, port or free_port(), keeps)
+def redis_server(folder: Path, port: int | None = None) -> Iterator[RedisServer]:
+    server = RedisServer(folder, port or free_port())
     server.start()
     try:
         yield server
@@ -64,6 +60,6 @@ def redis_server(
 
 @contextmanager
 def running_redis(folder: Path, port: int | None = None) -> Iterator[str]:
-    """Run a server that keeps nothing; yields its URL."""
-    with redis_server(folder, port, keeps=False) as server:
+    """Run a server with its files in ``folder``; yields its URL."""
+    with redis_server(folder, port) as server:
         yield server.url

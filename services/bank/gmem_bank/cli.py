@@ -18,7 +18,7 @@ from rich.table import Table
 
 from gmem_bank import importing, publishing
 from gmem_bank.local import LocalBank
-from gmem_shared import logs
+from gmem_shared import logs, tracing
 from gmem_shared.announcements import Announcer
 from gmem_shared.bank_format import tombstone as tombstone_rows
 from gmem_shared.progress import progress_bar
@@ -54,6 +54,7 @@ def serve() -> None:
     """Serve gRPC and HTTP until a signal (settings: GMEM_BANK__*, GMEM_STORE__*)."""
     from gmem_bank.server import serve as serve_until_signal  # the servers are only needed here
 
+    tracing.configure("gmem-bank")
     asyncio.run(serve_until_signal(Settings()))
 
 

@@ -6,17 +6,20 @@ many small draws per second, and a message of several MiB stops its event loop w
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from gmem_bank.service import BankService
-from gmem_shared import rpc
+from gmem_shared import rpc, tracing
 from gmem_shared.bank_messages import (
     fill_snippets,
     info_to_message,
@@ -32,7 +35,12 @@ from gmem_shared.guard import GrpcGuard
 from gmem_shared.proto.bank.v1 import bank_pb2, bank_pb2_grpc
 from gmem_shared.types import Snippets, VersionRef
 
+_log = structlog.get_logger(__name__)
+
 SERVICE_NAME = bank_pb2.DESCRIPTOR.services_by_name["Bank"].full_name
+
+_ROUTINE = {"ListBanks", "Describe"}
+"""Asked every few seconds by each front end; logged only on request, or when it fails."""
 
 _QUEUED_PER_WORKER = 256
 _STREAM_RETRY_SECONDS = 5.0
@@ -56,7 +64,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.DrawRequest, context: grpc.ServicerContext
     ) -> bank_pb2.DrawResponse:
         """Draw rows for one or several requests, all from one version."""
-        with _problems(context):
+        with _answering("Draw", context):
             specs = [spec_from_message(spec) for spec in request.specs]
             snippets, counts = self._service.draw(request.bank, specs)
             response = bank_pb2.DrawResponse(counts=counts)
@@ -67,7 +75,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.GatherRequest, context: grpc.ServicerContext
     ) -> bank_pb2.GatherResponse:
         """Return the named rows in the order asked for."""
-        with _problems(context):
+        with _answering("Gather", context):
             snippets = self._service.gather(request.bank, request.rows)
             response = bank_pb2.GatherResponse()
             fill_snippets(response.snippets, with_dtype(snippets, request.dtype))
@@ -77,7 +85,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.SearchRequest, context: grpc.ServicerContext
     ) -> bank_pb2.SearchResponse:
         """Return the rows most similar to each query."""
-        with _problems(context):
+        with _answering("Search", context):
             queries = queries_from_message(request.queries)
             return neighbours_to_message(
                 self._service.search(request.bank, queries, request.count, request.labels)
@@ -87,14 +95,14 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.DescribeRequest, context: grpc.ServicerContext
     ) -> bank_pb2.BankInfo:
         """Describe one bank version."""
-        with _problems(context):
+        with _answering("Describe", context):
             return info_to_message(self._service.describe(request.bank))
 
     def ListBanks(  # noqa: N802
         self, request: bank_pb2.ListBanksRequest, context: grpc.ServicerContext
     ) -> bank_pb2.ListBanksResponse:
         """Describe the default version of every bank."""
-        with _problems(context):
+        with _answering("ListBanks", context):
             return bank_pb2.ListBanksResponse(
                 banks=[info_to_message(info) for info in self._service.banks()]
             )
@@ -103,7 +111,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.ListVersionsRequest, context: grpc.ServicerContext
     ) -> bank_pb2.ListVersionsResponse:
         """List the versions of a bank, oldest first."""
-        with _problems(context):
+        with _answering("ListVersions", context):
             return bank_pb2.ListVersionsResponse(
                 versions=[
                     bank_pb2.VersionRecord(
@@ -120,7 +128,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.SetAliasRequest, context: grpc.ServicerContext
     ) -> bank_pb2.SetAliasResponse:
         """Point an alias to a version."""
-        with _problems(context):
+        with _answering("SetAlias", context):
             record = self._service.set_alias(
                 request.name, request.alias, request.selector, request.reason
             )
@@ -133,7 +141,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.DrawRequest, context: grpc.ServicerContext
     ) -> Iterator[bank_pb2.Snippets]:
         """Draw rows, in parts."""
-        with _problems(context):
+        with _answering("StreamDraw", context):
             specs = [spec_from_message(spec) for spec in request.specs]
             yield from self._stream(self._service.stream_draw(request.bank, specs), request.dtype)
 
@@ -141,7 +149,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.GatherRequest, context: grpc.ServicerContext
     ) -> Iterator[bank_pb2.Snippets]:
         """Return the named rows, in parts."""
-        with _problems(context):
+        with _answering("StreamGather", context):
             parts = self._service.stream_gather(request.bank, request.rows)
             yield from self._stream(parts, request.dtype)
 
@@ -149,7 +157,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.ExportRequest, context: grpc.ServicerContext
     ) -> Iterator[bank_pb2.Snippets]:
         """Stream all rows of a version in row order."""
-        with _problems(context):
+        with _answering("Export", context):
             yield from self._stream(self._service.export(request.bank), request.dtype)
 
     def _stream(self, parts: Iterator[Snippets], dtype: str) -> Iterator[bank_pb2.Snippets]:
@@ -227,8 +235,24 @@ class GrpcServer:
 
 
 @contextmanager
-def _problems(context: grpc.ServicerContext) -> Iterator[None]:
-    try:
-        yield
-    except GmemError as error:
-        rpc.abort(context, error)
+def _answering(method: str, context: grpc.ServicerContext) -> Iterator[None]:
+    """Run a handler: its errors become statuses, and what came of it is logged, once."""
+    begin, code = time.perf_counter(), "ok"
+    with tracing.serving(f"bank.{method}", _carrier(context)):
+        try:
+            yield
+        except GmemError as error:
+            code = error.code
+            rpc.abort(context, error)
+        except Exception:
+            code = "internal"
+            _log.exception("bank.request.failed", method=method)
+            raise
+        finally:
+            seconds = round(time.perf_counter() - begin, 4)
+            level = logging.DEBUG if method in _ROUTINE and code == "ok" else logging.INFO
+            _log.log(level, "bank.request.finished", method=method, code=code, seconds=seconds)
+
+
+def _carrier(context: grpc.ServicerContext) -> dict[str, str]:
+    return {key: str(value) for key, value in context.invocation_metadata()}

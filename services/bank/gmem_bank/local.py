@@ -59,8 +59,7 @@ class LocalBank:
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalBank:
         """Build the source; opens nothing yet."""
-        told = Announcer(settings.redis, "moved")
-        store = Store.from_settings(settings.store, moved=told)
+        store = Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
         return cls(store, settings, REGISTRY)
 
     async def start(self) -> None:

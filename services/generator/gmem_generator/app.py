@@ -139,22 +139,6 @@ def create_app(
     return app
 
 
-@asynccontextmanager
-async def _hearing(redis: RedisSettings, heard: Callable[[], None]) -> AsyncIterator[None]:
-    """Call a function on the event loop whenever a bank or engine has taken a version into use."""
-    loop = asyncio.get_running_loop()
-
-    def pass_on() -> None:
-        loop.call_soon_threadsafe(heard)
-
-    subscriber = Subscriber(redis, "served", pass_on)
-    subscriber.start()
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(subscriber.close)
-
-
 def _surround(
     app: FastAPI,
     operations: Mapping[str, JsonRoute],
@@ -174,3 +158,19 @@ def _surround(
     )
     tls = security.tls_cert_file is not None
     app.add_middleware(RequestScope, metrics=metrics, drain=drain, tls=tls)
+
+
+@asynccontextmanager
+async def _hearing(redis: RedisSettings, heard: Callable[[], None]) -> AsyncIterator[None]:
+    """Call a function on the event loop whenever a bank or engine has taken a version into use."""
+    loop = asyncio.get_running_loop()
+
+    def pass_on() -> None:
+        loop.call_soon_threadsafe(heard)
+
+    subscriber = Subscriber(redis, "served", pass_on)
+    subscriber.start()
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(subscriber.close)

@@ -6,17 +6,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
+import structlog
 import typer
 from prometheus_client import REGISTRY, start_http_server
 
 from gmem_generator.app import create_app
 from gmem_generator.serving import DrainingServer
 from gmem_generator.workers import Workers
-from gmem_shared import logs
+from gmem_shared import logs, tracing
 from gmem_shared.errors import NotReadyError
 from gmem_shared.ports import load
-from gmem_shared.settings import GeneratorSettings, Settings
+from gmem_shared.settings import GeneratorSettings, LogSettings, Settings
 from gmem_shared.types import Reference
+
+_log = structlog.get_logger(__name__)
 
 app = typer.Typer(add_completion=False)
 
@@ -36,20 +39,22 @@ def serve(
     options = {"host": host, "port": port, "default_model": default_model, "workers": workers}
     given = {name: value for name, value in options.items() if value is not None}
     ours = settings.generator.model_copy(update=given)
+    announce = partial(_announce, settings.log)
     if ours.workers == 1:
-        _build(settings.model_copy(update={"generator": ours}), _announce).run()
+        _build(settings.model_copy(update={"generator": ours}), announce).run()
         return
     _check_shareable(ours)
     # Together the workers admit what one would.
     share = {"max_waiting_images": -(-ours.max_waiting_images // ours.workers)}
     settings = settings.model_copy(update={"generator": ours.model_copy(update=share)})
     build = partial(_build_worker, settings)
-    many = Workers(build, _announce, host=ours.host, port=ours.port, count=ours.workers)
+    many = Workers(build, announce, host=ours.host, port=ours.port, count=ours.workers)
     raise typer.Exit(many.run())
 
 
 def _build(settings: Settings, announce: Callable[[str], None]) -> DrainingServer:
     logs.configure(settings.log)
+    tracing.configure("gmem-generator")
     ours = settings.generator
     front = create_app(
         settings,
@@ -106,5 +111,8 @@ def _load(setting: str, target: str) -> Any:
         raise typer.BadParameter(f"{setting}: {error}") from error
 
 
-def _announce(address: str) -> None:
+def _announce(log: LogSettings, address: str) -> None:
+    if log.json_lines:
+        _log.info("server.serving", address=address)
+        return
     typer.echo(f"Serving on {address} (studio at /, API docs at /docs)")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from weakref import WeakValueDictionary
 
+from structlog.contextvars import bound_contextvars
+
 from gmem_generator.metrics import Metrics
+from gmem_shared import tracing
 from gmem_shared.errors import GmemError, OutOfRangeError, status_of
 from gmem_shared.ports import BankSource
 from gmem_shared.types import DrawSpec, Snippets
@@ -13,10 +16,14 @@ from gmem_shared.types import DrawSpec, Snippets
 _EXCLUDE_ROUNDS = 16
 _EXCLUDE_DRAW = 4096
 
+_NAMED = 64
+"""Most request ids that go along with a shared draw: all metadata of a call may have 8 KiB."""
+
 
 class _Batch:
     def __init__(self) -> None:
         self.specs: list[DrawSpec] = []
+        self.request_ids: list[str] = []
         self.answers: asyncio.Task[list[Snippets]]
 
 
@@ -45,6 +52,8 @@ class Drawer:
             batch.answers.add_done_callback(_retrieve)
         place = len(batch.specs)
         batch.specs.append(spec)
+        if (request_id := tracing.request_id()) is not None:
+            batch.request_ids.append(request_id)
         try:
             # A request that leaves must not take its neighbours' rows with it.
             return (await asyncio.shield(batch.answers))[place]
@@ -91,7 +100,10 @@ class Drawer:
             await asyncio.sleep(self._window_seconds)
             del self._gathering[bank]
             self._metrics.drawn(len(batch.specs))
-            return await self._bank.draw(bank, tuple(batch.specs))
+            # The trace is that of who came first; the bank's log names all, as far as they fit.
+            ids = ",".join(batch.request_ids[:_NAMED])
+            with bound_contextvars(request_id=ids or None):
+                return await self._bank.draw(bank, tuple(batch.specs))
 
 
 def _retrieve(task: asyncio.Task[list[Snippets]]) -> None:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
 from gmem_generator.problems import of_error
+from gmem_shared import tracing
 from gmem_shared.errors import InternalError
 from gmem_shared.guard import PRINCIPAL
 from gmem_shared.keys import ANONYMOUS, PREFIX
@@ -57,8 +58,8 @@ class RequestScope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        offered = Headers(scope=scope).get("x-request-id", "")
-        request_id = offered if _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
+        carrier = _carrier(scope)
+        request_id = carrier[tracing.REQUEST_ID]
         status = 0
         started = scope[STARTED] = time.monotonic()
 
@@ -72,7 +73,8 @@ class RequestScope:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        probe = scope["path"] in _PROBES
+        with tracing.serving(scope["path"], carrier, begins=not probe) as span:
             try:
                 await self._app(scope, receive, send_with_headers)
             except Exception:
@@ -82,10 +84,13 @@ class RequestScope:
                 error = InternalError("the server failed on this request; its log has the details")
                 await of_error(error)(scope, receive, send_with_headers)
             finally:
-                self._account(scope, status, time.monotonic() - started)
+                route = self._account(scope, status, time.monotonic() - started)
+                if span is not None:
+                    tracing.answered(span, f"{scope['method']} {route}", status)
 
-    def _account(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")
+    def _account(self, scope: Scope, status: int, seconds: float) -> str:
+        """Count and log a request; return its route."""
+        route: str = getattr(scope.get("route"), "path", "other")
         self._metrics.finished(route, status, seconds)
         principal = scope.get(PRINCIPAL, ANONYMOUS)
         _log.log(
@@ -97,3 +102,15 @@ class RequestScope:
             seconds=round(seconds, 4),
             **({} if principal is ANONYMOUS else {"caller": principal.id}),
         )
+        return route
+
+
+def _carrier(scope: Scope) -> dict[str, str]:
+    """Return what came along with a request; one without a good id gets one."""
+    headers = Headers(scope=scope)
+    offered = headers.get(tracing.REQUEST_ID, "")
+    good = _REQUEST_ID.fullmatch(offered)
+    carrier = {tracing.REQUEST_ID: offered if good else uuid.uuid4().hex}
+    if traceparent := headers.get(tracing.TRACEPARENT):
+        carrier[tracing.TRACEPARENT] = traceparent
+    return carrier

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from gmem_generator.provenance import Provenance, png_text, provenance
 from gmem_generator.resolve import Resolver, images_of, pin
 from gmem_generator.schemas import GenerateRequest, ReplayRequest
 from gmem_generator.stopwatch import Stopwatch
+from gmem_shared import tracing
 from gmem_shared.errors import DeadlineExceededError, InternalError
 from gmem_shared.ports import Backend, BankSource
 from gmem_shared.types import DrawSpec, GeneratedImage, GenerationTask, Snippets
@@ -85,6 +86,7 @@ class Pipeline:
         self._default_deadline_ms = default_deadline_ms
         self._clock = clock
 
+    @tracing.traced("generate")
     async def run(
         self,
         request: GenerateRequest | ReplayRequest,
@@ -109,6 +111,8 @@ class Pipeline:
         try:
             async with self._drain.work(seconds):
                 plan = await self._resolver.plan(request)
+                if tracing.active():
+                    _describe(plan)
                 result = await self._make(plan, watch, content, end, deliver, spend)
         except DeadlineExceededError:
             self._metrics.cancelled.labels("deadline").inc()
@@ -174,11 +178,13 @@ class Pipeline:
     async def _snippets(self, plan: Plan, query: BankQuery) -> Snippets:
         bank = pinned(query.bank.version)
         if query.rows is not None:
-            return await self._bank.gather(bank, query.rows)
+            with tracing.span("bank.gather", client=True):
+                return await self._bank.gather(bank, query.rows)
         spec = DrawSpec(len(plan.indices), plan.seed, query.labels, plan.indices[0])
-        if query.exclude:
-            return await self._drawer.draw_except(bank, spec, query.exclude)
-        return await self._drawer.draw(bank, spec)
+        with tracing.span("bank.draw", client=True):
+            if query.exclude:
+                return await self._drawer.draw_except(bank, spec, query.exclude)
+            return await self._drawer.draw(bank, spec)
 
     async def _generate(self, work: _Work) -> tuple[FinishedImage, ...]:
         finished: dict[int, FinishedImage] = {}
@@ -187,7 +193,9 @@ class Pipeline:
             async for image in made:
                 work.watch.waited(image)
                 work.ticket.finished(image.evaluations)
-                finished[image.position] = await _encode(work, image)
+                last = len(finished) + 1 == len(work.task)
+                with tracing.span("encode") if last else nullcontext():
+                    finished[image.position] = await _encode(work, image)
                 work.deliver(finished[image.position])
                 work.watch.lap("encode")
                 await breathe()
@@ -222,6 +230,17 @@ def _task(plan: Plan, snippets: Snippets | None, deadline_seconds: float) -> Gen
         guidance_scale=plan.guidance_scale,
         priority=plan.priority,
         deadline_seconds=deadline_seconds,
+        request_id=tracing.request_id(),
+    )
+
+
+def _describe(plan: Plan) -> None:
+    tracing.describe(
+        model=str(plan.model.version),
+        bank=str(plan.bank),
+        images=len(plan.indices),
+        sampler=plan.sampler,
+        steps=plan.steps,
     )
 
 

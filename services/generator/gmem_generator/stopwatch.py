@@ -48,11 +48,7 @@ class Stopwatch:
         self._lapped = now
         self._last = image or self._last
         if self._last is not None:
-            said = {
-                "queue": self._last.queue_seconds,
-                "denoise": self._last.denoise_seconds,
-                "decode": self._last.decode_seconds,
-            }
+            said = self._last.stages
             handover = max(0.0, self._engine - sum(said.values()))
             self.seconds |= {**said, "handover": handover}
 

@@ -15,7 +15,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gmem_generator.triton_stream import RETRY_AFTER_SECONDS, TritonStream
-from gmem_shared import tls, triton_io
+from gmem_shared import tls, tracing, triton_io
 from gmem_shared.errors import DeadlineExceededError, InternalError, NotReadyError
 from gmem_shared.settings import Settings
 from gmem_shared.types import GeneratedImage, GenerationTask, ModelInfo, VersionRef
@@ -198,6 +198,8 @@ def _generate_request(task: GenerationTask) -> ModelInferRequest:
         deadline_seconds=task.deadline_seconds,
     )
     request = _request(operation)
+    for name, value in tracing.outgoing().items():
+        request.parameters[name].string_param = value
     if task.snippets is not None:
         _add_tensor(request, triton_io.SNIPPETS, "FP32", task.snippets.astype("<f4"))
     if task.labels is not None:

@@ -99,9 +99,8 @@ def train(
         )
     name = name or (_name_of(data) if data is not None else recipe_name)
     url = (store or settings.store.url) if publish else str(workdir / "store")
-    target = Store.from_settings(
-        settings.store.model_copy(update={"url": url}), moved=Announcer(settings.redis, "moved")
-    )
+    place = settings.store.model_copy(update={"url": url})
+    target = Store.from_settings(place, moved=Announcer(settings.redis, "moved"))
     if if_missing and is_promoted(target, name):
         return
 
@@ -133,6 +132,7 @@ def train(
         device=device_kind(device, recipe),
         sharded=sharded,
         tensorboard=tensorboard,
+        metrics=settings.trainer,
     )
     outcome = execute(run, target, Display(Console(stderr=True)))
     if outcome is not None:

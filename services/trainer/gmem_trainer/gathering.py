@@ -11,13 +11,14 @@ from gmem_trainer.codec import Codec
 from gmem_trainer.data import Dataset
 from gmem_trainer.folders import image_folder
 from gmem_trainer.material import Material, from_images, from_shards, given_encoder, trained_encoder
+from gmem_trainer.monitor import Monitor
 from gmem_trainer.preparation.shards import holds_shards
 from gmem_trainer.progress import Display
 from gmem_trainer.run import Run
 from gmem_trainer.training.parallel import World
 
 
-def gather(run: Run, world: World, display: Display) -> tuple[Path, Material]:
+def gather(run: Run, world: World, display: Display, monitor: Monitor) -> tuple[Path, Material]:
     """Return the folder in which the run keeps its state, and what it trains on."""
     preset = run.preset
     codec = Codec.open(preset.behaviour.latent_space, run.autoencoder)
@@ -28,7 +29,12 @@ def gather(run: Run, world: World, display: Display) -> tuple[Path, Material]:
     folder = run.folder(dataset.train.fingerprint())
     with world.first_ahead():
         chosen = choose_encoder(run, folder, dataset)
-    with display.preparation(len(dataset.train)) as done:
+    with display.preparation(len(dataset.train)) as show:
+
+        def done(images: int) -> None:
+            show(images)
+            monitor.prepared(images)
+
         material = from_images(
             preset, dataset, chosen, codec, run.workdir, run.embed_with, run.threads, world, done
         )

@@ -32,13 +32,14 @@ from gmem_trainer.gathering import gather
 from gmem_trainer.generation import draw_rows, generate, grid
 from gmem_trainer.judge import Judge
 from gmem_trainer.material import Material
+from gmem_trainer.monitor import Monitor, monitored
 from gmem_trainer.observer import FolderObserver, Observer
 from gmem_trainer.preparation.shards import LATENTS, SNIPPETS, TOKENS
 from gmem_trainer.presets import fitted
 from gmem_trainer.progress import SILENT, Display
 from gmem_trainer.promotion import promote
 from gmem_trainer.publishing import publish_bank, publish_model
-from gmem_trainer.run import Outcome, Run
+from gmem_trainer.run import UNSEEN, Outcome, Run
 from gmem_trainer.training.board import board
 from gmem_trainer.training.loop import Step, train
 from gmem_trainer.training.parallel import World, joined
@@ -56,22 +57,29 @@ def execute(run: Run, store: Store, display: Display) -> Outcome | None:
     Returns:
         What process 0 published; ``None`` in the other processes.
     """
-    with joined(run.device, sharded=run.sharded) as world, _reproducible_torch(run.threads, world):
+    with (
+        joined(run.device, sharded=run.sharded) as world,
+        _reproducible_torch(run.threads, world),
+        monitored(run.metrics if world.first else UNSEEN) as monitor,
+    ):
         shown = display if world.first else SILENT
-        folder, material = gather(run, world, shown)
+        folder, material = gather(run, world, shown, monitor)
         memory = build_memory(run, material)
         bank = None
         if memory is not None and world.first:
             bank = publish_bank(store.repository("banks", run.name), material, memory)
-        network = train_network(run, folder, material, memory, world, shown)
+            monitor.published("banks", bank)
+        network = train_network(run, folder, material, memory, world, shown, monitor)
         if not world.first:
             return None
-        model, evaluation = publish_judged(run, store, material, network, bank, world.device)
-    figures = evaluation.get("validation", {})
-    accuracy = figures.get("class_accuracy")
-    promoted = accuracy is None or accuracy >= run.min_accuracy
-    if promoted:
-        promote(store, run.name, bank, model)
+        model, evaluation = publish_judged(
+            run, store, material, network, bank, world.device, monitor
+        )
+        accuracy = evaluation.get("validation", {}).get("class_accuracy")
+        promoted = accuracy is None or accuracy >= run.min_accuracy
+        if promoted:
+            promote(store, run.name, bank, model)
+        monitor.promoted(run.name, promoted=promoted)
     return Outcome(bank, model, evaluation, promoted)
 
 
@@ -89,6 +97,7 @@ def train_network(
     memory: Memory | None,
     world: World,
     display: Display,
+    monitor: Monitor,
 ) -> Network:
     """Train the recipe's network in the sizes of the data."""
     recipe, tensors = run.preset.training, material.prepared.tensors
@@ -102,6 +111,7 @@ def train_network(
     num_tokens = None
     if run.preset.needs_tokens and isinstance(architecture, TransformerArchitecture):
         num_tokens = (architecture.input_size // architecture.patch_size) ** 2
+    monitor.trains(recipe.steps)
     curves = run.tensorboard or folder / "tensorboard"
     with (
         display.training(recipe.steps) as show,
@@ -111,6 +121,7 @@ def train_network(
         def report(step: Step) -> None:
             show(step.number, step.loss)
             write(step)
+            monitor.stepped(step, recipe.batch_size)
 
         return train(
             recipe,
@@ -132,8 +143,10 @@ def publish_judged(
     network: Network,
     bank: Version | None,
     device: torch.device,
+    monitor: Monitor,
 ) -> tuple[Version, dict[str, Any]]:
     """Measure a trained network's images and publish it with the figures."""
+    monitor.enter("evaluate")
     network = without_projectors(network).to(device)
     config = configuration(run, material, network, bank)
     decoder = material.codec.to(device).decoder(config.latent_space)
@@ -152,6 +165,7 @@ def publish_judged(
         per_class = run.preset.images_per_class * (1 if material.classes else 10)
         observer = _observer(run, material, images, device)
         evaluation = evaluate(images, observer, make, per_class, run.seed)
+        monitor.evaluated(evaluation)
     shown = [info.id for info in material.classes][:_SHOWN_CLASSES] or [-1] * _SHOWN_CLASSES
     pictures = make(np.repeat(shown, _SHOWN_OF_EACH).astype(np.int32), run.seed)
     zoom = max(1, _SHOWN_SIDE // pictures.shape[1])
@@ -159,11 +173,13 @@ def publish_judged(
     if bank is not None and material.encoder is not None:
         companions |= material.encoder.files()
     metadata = run.preset.describe() | {"seed": run.seed, "bank": bank.digest if bank else None}
+    monitor.enter("publish")
     models = store.repository("models", run.name)
     samples = grid(pictures, columns=_SHOWN_OF_EACH, zoom=zoom)
     version = publish_model(
         models, network.cpu(), config, companions, evaluation, samples, metadata
     )
+    monitor.published("models", version)
     return version, evaluation
 
 

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from gmem_shared.errors import InvalidRequestError
+from gmem_shared.settings import TrainerSettings
 from gmem_shared.store import Version
 from gmem_trainer.preparation.engines import Engine
 from gmem_trainer.presets import Preset
 from gmem_trainer.training.parallel import DeviceKind
+
+UNSEEN = TrainerSettings()
+"""No port: the numbers of a run are served nowhere."""
 
 
 def engine_name(text: str) -> Engine:
@@ -58,6 +62,7 @@ class Run:
         device: Where to train.
         sharded: Whether the processes share one set of weights.
         tensorboard: Folder of the curves; by default one in the run's own folder.
+        metrics: Where Prometheus finds its numbers.
     """
 
     preset: Preset
@@ -75,6 +80,7 @@ class Run:
     device: DeviceKind = "auto"
     sharded: bool = False
     tensorboard: Path | None = None
+    metrics: TrainerSettings = UNSEEN
 
     def folder(self, *data_id: str) -> Path:
         """Return where this recipe with this seed on this data keeps its state."""

@@ -317,7 +317,12 @@ class Engine:
                 self._call(row.task, work.listener.done)
 
     def _not_finite(self, row: Row[Work]) -> InternalError:
-        log.error("engine.row.not_finite", model=str(self.version), task=row.task.id)
+        log.error(
+            "engine.row.not_finite",
+            model=str(self.version),
+            task=row.task.id,
+            request_id=row.task.payload.request.request_id,
+        )
         return InternalError(
             f"image {row.position} of a task became NaN or infinite in its {row.evaluations} "
             f"evaluations of model {self.version}; try another sampler or more steps, and check "
@@ -340,7 +345,8 @@ class Engine:
         try:
             call(*arguments)
         except Exception:  # a listener is foreign code: its defect must not stop other tasks
-            log.exception("engine.listener.failed", task=task.id)
+            request_id = task.payload.request.request_id
+            log.exception("engine.listener.failed", task=task.id, request_id=request_id)
             self._fail([task], InternalError(f"the listener of task {task.id!r} failed"))
 
     def _fail(self, tasks: Iterable[Task[Work]], error: GmemError) -> None:

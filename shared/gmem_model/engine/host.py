@@ -265,6 +265,7 @@ class EngineHost:
                 self._load(reference, version, move=True)
             self._problems.pop(reference, None)
         except GmemError as error:
+            self._metrics.swap_failures.labels(reference.name).inc()
             before = self._problems.get(reference)
             if before is None or before.detail != error.detail:
                 log.warning("engine.alias.stuck", model=str(reference), error=error.detail)

@@ -25,6 +25,7 @@ class EngineMetrics:
         self.rows_running.set_function(lambda: sum(s.running_rows for s in tuple(self._schedulers)))
         self.model_version = telemetry.ENGINE_MODEL_VERSION.gauge(registry)
         self.swaps = telemetry.ENGINE_SWAPS.counter(registry)
+        self.swap_failures = telemetry.ENGINE_SWAP_FAILURES.counter(registry)
 
     def watch(self, scheduler: Scheduler[Any]) -> None:
         """Count the rows of a scheduler from now on."""

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from gmem_shared import rpc, tls
+from gmem_shared import rpc, tls, tracing
 from gmem_shared.bank_messages import (
     info_from_message,
     join,
@@ -158,6 +158,10 @@ class BankClient:
             raise NotReadyError(f"client of the {self._name} is not started")
         return self._started_stub
 
+    def _sent_along(self) -> tuple[tuple[str, str], ...]:
+        """Return who asks, and for which request."""
+        return (*self._metadata, *tracing.outgoing().items())
+
     async def _call(
         self,
         method: Callable[..., Awaitable[Response]],
@@ -167,7 +171,7 @@ class BankClient:
     ) -> Response:
         try:
             return await method(
-                request, timeout=timeout or self._timeout_seconds, metadata=self._metadata
+                request, timeout=timeout or self._timeout_seconds, metadata=self._sent_along()
             )
         except grpc.aio.AioRpcError as failure:
             raise rpc.error_of(failure, self._name) from failure
@@ -176,7 +180,7 @@ class BankClient:
         self, method: Callable[..., AsyncIterable[bank_pb2.Snippets]], request: Request
     ) -> Snippets:
         try:
-            call = method(request, timeout=self._timeout_seconds, metadata=self._metadata)
+            call = method(request, timeout=self._timeout_seconds, metadata=self._sent_along())
             parts = [snippets_from_message(message) async for message in call]
         except grpc.aio.AioRpcError as failure:
             raise rpc.error_of(failure, self._name) from failure

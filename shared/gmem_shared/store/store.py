@@ -34,9 +34,9 @@ class Store:
         objects: Where everything is kept.
         cache_dir: Where verified copies of remote files are kept; unused for a local folder.
         clock: Time for records, leases and the garbage collector.
-        moved: Called whenever an alias was moved through this store.
         signer: Signs what is published; by default nobody.
         trusted: One of these must have signed what is opened; by default nobody.
+        moved: Called whenever an alias was moved through this store.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class Store:
         cache_dir: Path,
         clock: Clock = utc_now,
         *,
-        moved: Callable[[], None] = lambda: None,
         signer: Signer | None = None,
         trusted: TrustedKeys | None = None,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._objects = objects
         self._opener = BlobOpener(objects, cache_dir)
         self._clock = clock
-        self._moved = moved
         self._signer = signer
         self._trusted = trusted
+        self._moved = moved
 
     @classmethod
     def from_url(
@@ -92,7 +92,7 @@ class Store:
             if settings.trusted_keys_file:
                 trusted = TrustedKeys.from_file(settings.trusted_keys_file)
         objects = connect(settings.url, settings.credentials_file)
-        return cls(objects, settings.cache_dir, moved=moved, signer=signer, trusted=trusted)
+        return cls(objects, settings.cache_dir, signer=signer, trusted=trusted, moved=moved)
 
     def check(self) -> None:
         """Try whether the store can be published to safely; leaves nothing behind.

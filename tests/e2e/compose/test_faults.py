@@ -219,7 +219,8 @@ def trainer(project: Project, seed: int) -> subprocess.Popen[bytes]:
 
 
 def training(seed: int) -> str:
-    return f"exec gmem train --preset digits --steps 60 --min-accuracy 0 --seed {seed} --workdir /tmp/train"
+    options = f"--steps 60 --min-accuracy 0 --seed {seed} --workdir /tmp/train"
+    return f"exec gmem train --preset digits {options}"
 
 
 def refused(project: Project) -> bool:

@@ -5,17 +5,26 @@ from collections.abc import AsyncIterator
 import grpc
 import numpy as np
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 
-from gmem_bank import service
+from gmem_bank import grpc_server, service
 from gmem_bank.grpc_server import GrpcServer
 from gmem_bank.local import LocalBank
+from gmem_shared import tracing
 from gmem_shared.clients.bank import STREAM_ROWS, BankClient
-from gmem_shared.errors import NotReadyError, TooLargeError, UnknownClassError, UnknownRowError
+from gmem_shared.errors import (
+    InternalError,
+    NotReadyError,
+    TooLargeError,
+    UnknownClassError,
+    UnknownRowError,
+)
 from gmem_shared.proto.bank.v1 import bank_pb2, bank_pb2_grpc
 from gmem_shared.store import Store
 from gmem_shared.types import DrawSpec
 from tests.support import banks
+from tests.support.tracing import spans_in_memory
 
 
 @pytest.fixture
@@ -106,3 +115,78 @@ def test_taken_port_is_told(bank: LocalBank) -> None:
         second = GrpcServer(bank.service, bank.pool, 1, "127.0.0.1", server.port)
         with pytest.raises(NotReadyError, match=f"cannot listen on 127.0.0.1:{server.port}"):
             second.start()
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """The bank's log lines about requests."""
+    entries: list[dict] = []
+
+    def note(logger: object, method: str, event: dict) -> str:
+        entries.append(dict(event))
+        raise structlog.DropEvent
+
+    log = structlog.wrap_logger(None, processors=[structlog.contextvars.merge_contextvars, note])
+    monkeypatch.setattr(grpc_server, "_log", log)
+    return entries
+
+
+async def test_each_call_is_logged_once_with_the_request_it_is_made_for(
+    store: Store, bank: LocalBank, logged: list[dict]
+) -> None:
+    banks.publish(store)
+    with banks.grpc_service(bank) as server:
+        client = BankClient(f"127.0.0.1:{server.port}")
+        await client.start()
+        with structlog.contextvars.bound_contextvars(request_id="r1"):
+            await client.draw("digits", [DrawSpec(1, 1)])
+            await client.draw("digits", [DrawSpec(2 * STREAM_ROWS, 1)])
+            with pytest.raises(UnknownRowError):
+                await client.gather("digits", [40])
+        await client.describe("digits")
+        await client.close()
+    found = [(e["method"], e["code"], e.get("request_id")) for e in logged]
+    assert found == [
+        ("Draw", "ok", "r1"),
+        ("StreamDraw", "ok", "r1"),
+        ("Gather", "unknown_row", "r1"),
+        ("Describe", "ok", None),
+    ]
+    assert {entry["event"] for entry in logged} == {"bank.request.finished"}
+
+
+async def test_a_defect_is_logged_with_the_request_it_broke(
+    store: Store, bank: LocalBank, logged: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    banks.publish(store)
+    monkeypatch.setattr(bank.service, "describe", broken)
+    with banks.grpc_service(bank) as server:
+        client = BankClient(f"127.0.0.1:{server.port}")
+        await client.start()
+        with structlog.contextvars.bound_contextvars(request_id="r1"), pytest.raises(InternalError):
+            await client.describe("digits")
+        await client.close()
+    assert [(e["event"], e["request_id"]) for e in logged] == [
+        ("bank.request.failed", "r1"),
+        ("bank.request.finished", "r1"),
+    ]
+
+
+async def test_a_call_continues_the_trace_it_belongs_to_and_begins_none(
+    store: Store, bank: LocalBank
+) -> None:
+    banks.publish(store)
+    with spans_in_memory() as exporter, banks.grpc_service(bank) as server:
+        client = BankClient(f"127.0.0.1:{server.port}")
+        await client.start()
+        await client.describe("digits")
+        with tracing.span("bank.draw", client=True):
+            await client.draw("digits", [DrawSpec(1, 1)])
+        await client.close()
+        served, asked = sorted(exporter.get_finished_spans(), key=lambda span: span.name)
+    assert (served.name, asked.name) == ("bank.Draw", "bank.draw")
+    assert served.parent.span_id == asked.context.span_id
+    assert served.context.trace_id == asked.context.trace_id

@@ -5,9 +5,11 @@ import asyncio
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.contextvars import bound_contextvars
 
 from gmem_generator.drawing import Drawer
 from gmem_generator.metrics import Metrics
+from gmem_shared import tracing
 from gmem_shared.errors import NotReadyError, OutOfRangeError
 from gmem_shared.types import DrawSpec
 from tests.support.fakes import FakeBank
@@ -118,3 +120,28 @@ async def test_excluded_rows_are_never_drawn_and_the_rest_keep_their_order(bank,
 async def test_excluding_every_row_is_refused(drawer) -> None:
     with pytest.raises(OutOfRangeError, match="exclude fewer"):
         await drawer.draw_except(BANK, DrawSpec(1, seed=3), frozenset(range(100)))
+
+
+async def test_a_shared_draw_goes_on_with_the_ids_of_all_who_share_it(bank, monkeypatch) -> None:
+    went_along: list[str | None] = []
+    draw = bank.draw
+
+    async def noting(name: str, asked: tuple[DrawSpec, ...]):
+        went_along.append(tracing.outgoing().get(tracing.REQUEST_ID))
+        return await draw(name, asked)
+
+    monkeypatch.setattr(bank, "draw", noting)
+    drawer = Drawer(bank, Metrics(CollectorRegistry()), window_seconds=0.0)
+
+    async def request(number: int) -> None:
+        with bound_contextvars(request_id=f"r{number}"):
+            await drawer.draw(BANK, DrawSpec(1, seed=number))
+
+    bank.gate.open.clear()
+    first = asyncio.create_task(request(1))
+    await eventually(lambda: bank.gate.waiting == 1)
+    others = [asyncio.create_task(request(number)) for number in range(2, 102)]
+    await asyncio.sleep(0.01)
+    bank.gate.open.set()
+    await asyncio.gather(first, *others)
+    assert went_along == ["r1", ",".join(f"r{number}" for number in range(2, 66))]

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,13 +23,14 @@ from gmem_shared.store import Store
 from gmem_shared.types import GeneratedImage, GenerationTask, VersionRef
 from tests.support.engine import PATIENCE_SECONDS, eventually, is_ready, make_task
 from tests.support.models import label_config, publish_tiny_model
+from tests.support.tracing import spans_in_memory
 
 FOLDER = Path(gmem_generator.__file__).parents[1] / "model_repository" / triton_io.MODEL_NAME / "1"
 FINAL = 1
 
 
 class FakeTritonError:
-    INTERNAL, CANCELLED = 1, 2
+    INTERNAL, CANCELLED, INVALID_ARG = 1, 2, 3
 
     def __init__(self, message: str, code: int) -> None:
         self.message, self.code = message, code
@@ -229,7 +230,12 @@ class Tensor:
         return self.array
 
 
-def ask(model: Any, operation: triton_io.Operation, task: GenerationTask | None = None) -> Sender:
+def ask(
+    model: Any,
+    operation: triton_io.Operation,
+    task: GenerationTask | None = None,
+    carrier: dict[str, str] | None = None,
+) -> Sender:
     """Have the model execute one request."""
     arrays: dict[str, Any] = {
         triton_io.OPERATION: np.array([operation.model_dump_json().encode()], object)
@@ -243,11 +249,16 @@ def ask(model: Any, operation: triton_io.Operation, task: GenerationTask | None 
         }
     tensors = {name: Tensor(array) for name, array in arrays.items() if array is not None}
     sender = Sender()
-    model.execute([SimpleNamespace(tensors=tensors, get_response_sender=lambda: sender)])
+    request = SimpleNamespace(
+        tensors=tensors,
+        get_response_sender=lambda: sender,
+        parameters=lambda: json.dumps(carrier or {}),
+    )
+    model.execute([request])
     return sender
 
 
-def generate(model: Any, /, **changes: Any) -> Sender:
+def generate(model: Any, /, carrier: dict[str, str] | None = None, **changes: Any) -> Sender:
     task = make_task(**changes)
     operation = triton_io.Generate(
         id=task.id,
@@ -256,7 +267,7 @@ def generate(model: Any, /, **changes: Any) -> Sender:
         num_steps=task.num_steps,
         guidance_scale=task.guidance_scale,
     )
-    return ask(model, operation, task)
+    return ask(model, operation, task, carrier)
 
 
 @pytest.fixture
@@ -359,3 +370,40 @@ def pixels(sender: Sender) -> list[bytes]:
         )
     }
     return [images[position] for position in sorted(images)]
+
+
+@pytest.fixture
+def told(logged: list[dict[str, Any]]) -> Callable[[], list[dict[str, Any]]]:
+    """What the log says of ended tasks."""
+    return lambda: [line for line in logged if line["event"] == "engine.task.finished"]
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+CARRIER = {"x-request-id": "r1", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+
+
+def test_a_task_is_told_of_once_under_the_id_of_its_request(model, told) -> None:
+    sender = generate(model, carrier=CARRIER, id="t1", n=3)
+    eventually(lambda: sender.ended and told())
+    (line,) = told()
+    assert (line["task"], line["request_id"], line["trace_id"]) == ("t1", "r1", TRACE)
+    assert (line["images"], line["code"]) == (3, "ok")
+    assert {"queue", "denoise", "decode"} <= set(line)
+
+
+def test_a_task_that_is_refused_is_told_of_under_the_id_of_its_request(model, told) -> None:
+    sender = generate(model, carrier=CARRIER, num_steps=10**6)
+    eventually(lambda: sender.ended and told())
+    (line,) = told()
+    assert (line["code"], line["request_id"]) == ("out_of_range", "r1")
+
+
+def test_the_stages_of_the_last_image_become_spans_of_the_trace(model) -> None:
+    with spans_in_memory() as exporter:
+        sender = generate(model, carrier=CARRIER, n=3)
+        eventually(lambda: sender.ended)
+        eventually(lambda: len(exporter.get_finished_spans()) == 3)
+        queue, denoise, decode = exporter.get_finished_spans()
+    assert (queue.name, denoise.name, decode.name) == ("queue", "denoise", "decode")
+    assert {f"{span.context.trace_id:032x}" for span in (queue, denoise, decode)} == {TRACE}
+    assert queue.start_time <= queue.end_time == denoise.start_time < denoise.end_time

@@ -14,6 +14,7 @@ from gmem_model.embedded import EmbeddedBackend
 from gmem_model.engine import loader, models
 from gmem_model.engine.host import EngineHost
 from gmem_model.guidance import GuidedNetwork
+from gmem_shared import tracing
 from gmem_shared.errors import (
     DeadlineExceededError,
     EncoderMismatchError,
@@ -27,6 +28,7 @@ from gmem_shared.store import OpenVersion, Store
 from gmem_shared.types import GeneratedImage
 from tests.support.engine import PATIENCE_SECONDS, eventually, is_ready, make_task
 from tests.support.models import publish_tiny_model
+from tests.support.tracing import spans_in_memory
 
 
 @pytest.fixture
@@ -187,3 +189,17 @@ async def test_a_closed_backend_refuses(backend: Backend) -> None:
 async def test_models_are_described(backend: Backend) -> None:
     assert [model.version.name for model in await backend.models()] == ["tiny"]
     assert (await backend.describe("tiny@1")).version.seq == 1
+
+
+async def test_the_stages_of_the_last_image_become_spans_of_the_present_trace(
+    backend: Backend,
+) -> None:
+    with spans_in_memory() as exporter:
+        with tracing.span("generate"):
+            async for _ in backend.generate(make_task(n=3)):
+                pass
+        *stages, generate = exporter.get_finished_spans()
+    assert [span.name for span in stages] == ["queue", "denoise", "decode"]
+    assert {span.parent.span_id for span in stages} == {generate.context.span_id}
+    assert generate.start_time <= stages[0].start_time
+    assert stages[-1].end_time <= generate.end_time

@@ -26,6 +26,20 @@ def test_buckets_rise() -> None:
         assert list(spec.buckets) == sorted(set(spec.buckets))
 
 
+def test_a_spec_knows_the_names_that_are_queried() -> None:
+    registry = CollectorRegistry()
+    for spec in SPECS.values():
+        if spec.buckets:
+            metric = spec.histogram(registry)
+        else:
+            metric = (spec.counter if spec.name.endswith("_total") else spec.gauge)(registry)
+        if spec.labels:
+            metric.labels(*spec.labels)
+    served = {sample.name for family in registry.collect() for sample in family.samples}
+    expected = {name for spec in SPECS.values() for name in spec.series}
+    assert {name for name in served if not name.endswith("_created")} == expected
+
+
 def test_two_instances_of_a_service_fit_in_one_process() -> None:
     first, second = CollectorRegistry(), CollectorRegistry()
     telemetry.BANK_ROWS.counter(first).inc()

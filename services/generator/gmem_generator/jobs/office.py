@@ -59,15 +59,19 @@ class Office:
         self._clock = clock
 
     async def submit(
-        self, owner: str, body: Request, key: Key | None, spend: Callable[[int], Awaitable[None]]
+        self,
+        owner: str,
+        body: Request,
+        key: Key | None,
+        spend: Callable[[int], Awaitable[None]],
     ) -> Job:
         """Make a job of a request, or return the one that was made of it.
 
         Args:
-            owner: Id of the caller.
-            body: What is asked for.
-            key: Under which it is remembered.
-            spend: Counts the images towards the caller's quota.
+            owner: Who may see it.
+            body: The request.
+            key: By which a repetition is known.
+            spend: Takes the images from the owner's quota, or raises.
 
         Raises:
             GmemError: The request would be refused, or there are too many jobs.
@@ -168,6 +172,8 @@ class Office:
             )
         if await self.size(job) is None:
             raise NotFoundError(f"the result of job {job.id} is gone from the store")
+        if not self._settings.presigned_links:
+            return None
         return await asyncio.to_thread(self._results.link, job.id, self._settings.link_seconds)
 
     async def size(self, job: Job) -> int | None:

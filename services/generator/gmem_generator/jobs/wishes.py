@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from gmem_shared.errors import InvalidRequestError
+from gmem_shared.guard import PRINCIPAL
+from gmem_shared.keys import Principal
 
 RESPOND_ASYNC = "respond-async"
 """RFC 7240, section 4.1."""
@@ -32,6 +34,12 @@ def wishes(scope: Scope) -> Wishes | None:
     """
     found = [header for header in scope["headers"] if header[0] in _HEADERS]
     return _read(found) if found else None
+
+
+def caller(scope: Scope) -> str:
+    """Return the id of who asks: to others, jobs and keys do not exist."""
+    principal: Principal = scope[PRINCIPAL]
+    return principal.id
 
 
 def _read(headers: list[tuple[bytes, bytes]]) -> Wishes | None:

@@ -17,7 +17,7 @@ from gmem_generator.attendance import attend
 from gmem_generator.body import CONTENT, JsonRoute
 from gmem_generator.jobs.idempotency import Key
 from gmem_generator.jobs.service import Jobs
-from gmem_generator.jobs.wishes import Wishes, wishes
+from gmem_generator.jobs.wishes import Wishes, caller, wishes
 from gmem_generator.metrics import Metrics
 from gmem_generator.middleware import STARTED
 from gmem_generator.openapi import (
@@ -89,12 +89,13 @@ class Generation:
         self, request: Request, body: GenerateRequest | ReplayRequest, wished: Wishes
     ) -> Response:
         """Answer as wished."""
-        principal, office, key = request.scope[PRINCIPAL], self._jobs.office, None
+        owner, key = caller(request.scope), None
         if wished.key is not None:
-            key = Key.of(principal.id, wished.key, body, job=wished.job)
+            key = Key.of(owner, wished.key, body, job=wished.job)
         if wished.job or key is None:
-            spend = partial(self._quota.spend, principal)
-            return await accepted(office, await office.submit(principal.id, body, key, spend))
+            spend = partial(self._quota.spend, request.scope[PRINCIPAL])
+            job = await self._jobs.office.submit(owner, body, key, spend)
+            return await accepted(self._jobs.office, job)
 
         async def pin() -> GenerateRequest | ReplayRequest:
             pinned, _ = await self._pipeline.pin(body)

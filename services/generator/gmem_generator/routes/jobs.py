@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from gmem_generator.jobs.board import written
 from gmem_generator.jobs.office import LOOK_SECONDS, Office
 from gmem_generator.jobs.record import Job
-from gmem_generator.jobs.wishes import RESPOND_ASYNC
+from gmem_generator.jobs.wishes import RESPOND_ASYNC, caller
 from gmem_generator.negotiation import EVENTS, JSON
 from gmem_generator.openapi import (
     job_events_responses,
@@ -29,8 +29,6 @@ from gmem_generator.schemas import (
 )
 from gmem_generator.stream import KEEP_ALIVE, KEEP_ALIVE_SECONDS, event
 from gmem_shared.errors import GmemError, to_problem
-from gmem_shared.guard import PRINCIPAL
-from gmem_shared.keys import Principal
 
 ZIP = "application/zip"
 
@@ -51,28 +49,28 @@ def router(office: Office) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> JobsAnswer:
         """List your jobs, newest first."""
-        jobs, total = await office.newest(_caller(request), offset, limit)
+        jobs, total = await office.newest(caller(request.scope), offset, limit)
         return JobsAnswer(jobs=[JobSummary(**_facts(office, job)) for job in jobs], total=total)
 
     @api.get("/{id}", responses=_NAMED)
     async def read_job(request: Request, id: JobId) -> JobAnswer:
         """Say how a job is doing."""
-        return await _answer(office, await office.read(id, _caller(request)))
+        return await _answer(office, await office.read(id, caller(request.scope)))
 
     @api.delete("/{id}", responses=_NAMED)
     async def cancel_job(request: Request, id: JobId) -> JobAnswer:
         """Cancel a job, if it has not ended; it stops at its next network evaluation."""
-        return await _answer(office, await office.cancel(id, _caller(request)))
+        return await _answer(office, await office.cancel(id, caller(request.scope)))
 
     @api.post("/{id}/resume", status_code=202, responses=problem_responses(404, 409, 422, 503))
     async def resume_job(request: Request, id: JobId) -> JobAnswer:
         """Go on with a job that failed or was cancelled, where it stopped."""
-        return await _answer(office, await office.resume(id, _caller(request)))
+        return await _answer(office, await office.resume(id, caller(request.scope)))
 
     @api.get("/{id}/events", responses=job_events_responses(), response_class=Response)
     async def follow_job(request: Request, id: JobId) -> Response:
         """Follow a job: a `progress` event at every change, until it has ended."""
-        owner = _caller(request)
+        owner = caller(request.scope)
         await office.read(id, owner)
         return StreamingResponse(_events(office, id, owner), media_type=EVENTS, headers=_LIVE)
 
@@ -82,7 +80,7 @@ def router(office: Office) -> APIRouter:
 
         From an object store it is fetched directly: the answer leads there.
         """
-        return await _result(office, await office.read(id, _caller(request)))
+        return await _result(office, await office.read(id, caller(request.scope)))
 
     return api
 
@@ -92,12 +90,6 @@ async def accepted(office: Office, job: Job) -> Response:
     headers = {"Location": f"/jobs/{job.id}", "Preference-Applied": RESPOND_ASYNC}
     content = (await _answer(office, job)).model_dump_json()
     return Response(content, 202, headers, media_type=JSON)
-
-
-def _caller(request: Request) -> str:
-    """Return the id of who asks: to others, jobs do not exist."""
-    principal: Principal = request.scope[PRINCIPAL]
-    return principal.id
 
 
 async def _events(office: Office, job_id: str, owner: str) -> AsyncIterator[bytes]:

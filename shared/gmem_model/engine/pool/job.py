@@ -87,7 +87,7 @@ class Job:
                     self.ended = True
                     self._listener.done()
             except Exception:  # a listener is foreign code: its defect must not stop other tasks
-                log.exception("engine.listener.failed", task=self.task.id)
+                log.exception("engine.listener.failed", **self._identity)
                 self.fail(InternalError(f"the listener of task {self.task.id!r} failed"))
 
     def fail(self, error: GmemError) -> None:
@@ -101,7 +101,11 @@ class Job:
             try:
                 self._listener.failed(error)
             except Exception:
-                log.exception("engine.listener.failed", task=self.task.id)
+                log.exception("engine.listener.failed", **self._identity)
+
+    @property
+    def _identity(self) -> dict[str, str | None]:
+        return {"task": self.task.id, "request_id": self.task.request_id}
 
     def _deadline_error(self) -> DeadlineExceededError:
         return DeadlineExceededError(

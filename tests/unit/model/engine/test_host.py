@@ -360,3 +360,18 @@ def test_closing_finishes_accepted_tasks_and_refuses_new_ones(
     with pytest.raises(NotReadyError, match="shutting down"):
         generate(host)
     assert engine_threads() == []
+
+
+def test_an_alias_that_cannot_be_followed_is_counted_until_it_can(
+    make_host: HostMaker, store: Store
+) -> None:
+    def failures() -> float:
+        return host._metrics.swap_failures.labels("tiny")._value.get()
+
+    host = make_host(ready=False)
+    eventually(lambda: failures() >= 2)
+    publish_tiny_model(store)
+    eventually(lambda: is_ready(host))
+    counted = failures()
+    generate(host)
+    assert failures() == counted

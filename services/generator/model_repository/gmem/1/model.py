@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -16,10 +17,10 @@ import triton_python_backend_utils as pb_utils
 from mirror import MetricsMirror
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
-from replies import Outbox, Reply
+from replies import Account, Outbox, Reply
 
 from gmem_model.engine.opening import open_engine
-from gmem_shared import logs, triton_io
+from gmem_shared import logs, telemetry, tracing, triton_io
 from gmem_shared.errors import ConflictError, GmemError, InternalError, InvalidRequestError
 from gmem_shared.settings import Settings
 from gmem_shared.types import GenerationTask, ModelInfo
@@ -41,9 +42,11 @@ class TritonPythonModel:
         triton_io.check_numpy(np.__version__)
         settings = Settings()
         logs.configure(settings.log)
+        tracing.configure("gmem-engine")
         registry = CollectorRegistry()
         self._host = open_engine(settings, registry)
         self._host.start()
+        telemetry.ENGINE_SEEN.gauge(registry).set_function(time.time)
         self._metrics = MetricsMirror(registry)
         self._lock = Lock()  # guards the replies
         self._replies: dict[str, Reply] = {}
@@ -69,11 +72,14 @@ class TritonPythonModel:
         self._stopping.set()
         self._ticker.join()
         self._outbox.close()
+        tracing.close()
 
     def _handle(self, request: Any, reply: Reply) -> None:
         match _operation(request):
             case triton_io.Generate() as operation:
-                self._generate(_task(operation, request), reply)
+                carrier = _carrier(request)
+                reply.account = Account(operation.id, carrier)
+                self._generate(_task(operation, request, carrier), reply)
             case triton_io.Cancel(id=task_id):
                 self._cancel(task_id)
                 reply.done()
@@ -116,7 +122,7 @@ class TritonPythonModel:
         except GmemError as error:
             reply.failed(error)
         except Exception as error:  # the border: a defect becomes this request's answer
-            log.exception("triton.request.failed")
+            log.exception("triton.request.failed", **reply.identity)
             reply.failed(InternalError(f"the Triton model failed: {error!r}"))
 
     def _tick(self) -> None:
@@ -133,7 +139,7 @@ class TritonPythonModel:
             replies = list(self._replies.items())
         for task_id, reply in replies:
             if not reply.abandoned and reply.client_gone():
-                log.info("triton.client.gone", task=task_id)
+                log.info("triton.client.gone", **reply.identity)
                 reply.abandoned = True
             if reply.abandoned:  # perhaps its version was still loading when it was cancelled
                 self._host.cancel(task_id)
@@ -154,12 +160,19 @@ def _operation(request: Any) -> triton_io.Operation:
         raise InvalidRequestError(f"expected a known operation: {error}") from error
 
 
-def _task(operation: triton_io.Generate, request: Any) -> GenerationTask:
+def _carrier(request: Any) -> tracing.Carrier:
+    parameters = json.loads(request.parameters())
+    names = (tracing.REQUEST_ID, tracing.TRACEPARENT)
+    return {name: str(parameters[name]) for name in names if name in parameters}
+
+
+def _task(operation: triton_io.Generate, request: Any, carrier: tracing.Carrier) -> GenerationTask:
     return GenerationTask(
         snippets=_optional_array(request, triton_io.SNIPPETS),
         labels=_optional_array(request, triton_io.LABELS),
         seeds=_array(request, triton_io.SEEDS),
         indices=_array(request, triton_io.INDICES),
+        request_id=carrier.get(tracing.REQUEST_ID),
         **operation.model_dump(exclude={"op"}),
     )
 

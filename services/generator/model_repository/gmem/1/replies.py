@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -14,7 +15,7 @@ import numpy as np
 import structlog
 import triton_python_backend_utils as pb_utils
 
-from gmem_shared import triton_io
+from gmem_shared import tracing, triton_io
 from gmem_shared.errors import GmemError, status_of, to_problem
 from gmem_shared.types import GeneratedImage
 
@@ -38,6 +39,35 @@ class _End:
     meta: bytes | None = None
 
 
+class Account:
+    """What is told of a finished task: a line in the log, and the spans of its last image.
+
+    Args:
+        task: Its id.
+        carrier: What came along with its request.
+    """
+
+    def __init__(self, task: str, carrier: tracing.Carrier) -> None:
+        self.identity = {"task": task, **tracing.identity(carrier)}
+        self._carrier = carrier
+        self._images = 0
+        self._stages: dict[str, float] = {}
+        self._last = 0.0
+
+    def image(self, image: GeneratedImage) -> None:
+        """Take note of a finished image; returns at once."""
+        self._images += 1
+        self._last = time.time()
+        self._stages = image.stages
+
+    def close(self, error: GmemError | None) -> None:
+        """Tell it."""
+        tracing.record(self._stages, self._last, self._carrier)
+        code = error.code if error is not None else "ok"
+        stages = {stage: round(seconds, 4) for stage, seconds in self._stages.items()}
+        log.info("engine.task.finished", images=self._images, code=code, **stages, **self.identity)
+
+
 class Reply:
     """Answers to one request; a `gmem_model.engine.Listener`.
 
@@ -49,6 +79,7 @@ class Reply:
         self.abandoned = False
         self.expected = 0
         """How many images there will be; the end follows the last one at once."""
+        self.account: Account | None = None
         self._taken = 0
         self._sender = sender
         self._outbox = outbox
@@ -63,6 +94,11 @@ class Reply:
         """Whether nothing more will be said."""
         return self._end is not None
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What log lines about it carry."""
+        return {} if self.account is None else self.account.identity
+
     def client_gone(self) -> bool:
         """Whether the stream that carried the request was cancelled or broke."""
         with self._sending:
@@ -70,6 +106,8 @@ class Reply:
 
     def image(self, image: GeneratedImage) -> None:
         """Send one finished image; the last one goes with the end."""
+        if self.account is not None:
+            self.account.image(image)
         self._images.append(image)
         self._taken += 1
         if self._taken != self.expected:
@@ -94,7 +132,11 @@ class Reply:
     def flush(self) -> None:
         """Send what has piled up; called by the outbox only."""
         with self._sending:
+            before = self._sent
             self._flush()
+            ended = self._sent and not before
+        if ended and self._end is not None and self.account is not None:
+            self.account.close(self._end.error)
 
     def _flush(self) -> None:
         end = self._end  # read first: no image follows the end
@@ -140,7 +182,7 @@ class Outbox:
             try:
                 reply.flush()
             except Exception:  # one broken stream must not silence the others
-                log.exception("triton.reply.failed")
+                log.exception("triton.reply.failed", **reply.identity)
 
 
 def _meta(content: bytes) -> Any:

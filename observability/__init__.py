@@ -1,0 +1,1 @@
+"""Prometheus, Grafana and OpenTelemetry around the product; Python only where it makes files."""
