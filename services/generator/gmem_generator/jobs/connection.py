@@ -9,11 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from gmem_generator.metrics import Metrics
 from gmem_shared.errors import NotReadyError
@@ -75,6 +70,8 @@ class Connection:
                 await asyncio.to_thread(importlib.import_module, "fakeredis")  # half a second
             self._redis = self._redis or _connect(self._settings)
             self._used.set()
+        from redis.exceptions import RedisError  # takes 80 ms, which most starts need not pay
+
         try:
             yield self._redis
         except (RedisError, OSError, TimeoutError) as error:
@@ -108,6 +105,11 @@ def _connect(settings: RedisSettings) -> Client:
         import fakeredis  # whoever has a Redis does without it
 
         return fakeredis.FakeAsyncRedis()
+    from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import ConstantBackoff
+    from redis.exceptions import ConnectionError as RedisConnectionError
+
     # A connection that a restart of Redis cut is replaced; a call that took too long is not
     # repeated behind the back of whoever waits.
     once = Retry(ConstantBackoff(_PAUSE_SECONDS), 1, supported_errors=(RedisConnectionError,))

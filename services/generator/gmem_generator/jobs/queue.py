@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from redis.exceptions import ResponseError
-
 from gmem_generator.jobs.connection import Client, Connection, Pipeline
 
 ASSEMBLY = -1
@@ -73,6 +71,8 @@ class Queue:
         Raises:
             NotReadyError: Redis is away.
         """
+        from redis.exceptions import ResponseError  # see `Connection`
+
         async with self._connection.calling() as redis:
             try:
                 if self._clock() >= self._look_again:
@@ -124,6 +124,8 @@ class Queue:
         return Entry(entry.job, entry.run, entry.part, entry.attempt + crashes, entry.id)
 
     async def _found(self, redis: Client) -> None:
+        from redis.exceptions import ResponseError
+
         try:
             await redis.xgroup_create(_STREAM, _GROUP, id="0", mkstream=True)
         except ResponseError as error:
