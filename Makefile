@@ -69,6 +69,18 @@ arch: $(VENV)/.dev ## Check which package may import which
 test: $(VENV)/.dev ## Run the tests (T=path ARGS='-k name')
 	@$(BIN)/python -m pytest $(T) $(ARGS)
 
+.PHONY: e2e-compose
+e2e-compose: $(VENV)/.dev ## Build the images, run all of docker-compose.yml, break it, take it down
+	@GMEM_TEST_REQUIRE=docker $(BIN)/python -m pytest tests/e2e/compose -m docker -s $(ARGS)
+
+.PHONY: k8s-check
+k8s-check: $(VENV)/.dev ## Build the Kubernetes manifests and check them; needs kubectl, no cluster
+	@GMEM_TEST_REQUIRE=kubectl $(BIN)/python -m pytest tests/integration/kubernetes $(ARGS)
+
+.PHONY: k8s-rules
+k8s-rules: ## Copy Prometheus' rules into the Kubernetes manifests
+	@$(PYTHON) tools/prometheus_rule.py
+
 .PHONY: proto
 proto: $(VENV)/.dev ## Generate the gRPC code from the .proto files
 	@cd shared && PATH="$(abspath $(BIN)):$$PATH" python -m grpc_tools.protoc -I . \
@@ -82,6 +94,15 @@ dashboards: $(VENV)/.dev ## Make the Grafana dashboards, which are committed, fr
 .PHONY: proto-check
 proto-check: proto ## Fail when the committed gRPC code is not what the .proto files give
 	@git diff --exit-code -- shared/gmem_shared/proto
+
+.PHONY: audit
+audit: $(VENV)/.dev ## Look up the pinned packages in the public list of vulnerabilities (network)
+	@$(BIN)/python tools/audit.py requirements/constraints.txt
+
+.PHONY: sbom
+sbom: $(VENV)/.dev ## Write what is installed to sbom.json (CycloneDX)
+	@$(BIN)/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.json
 
 BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py,$(wildcard benchmarks/*.py)))
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.compose.engine import engine_runs
+
 REQUIRED = set(filter(None, os.environ.get("GMEM_TEST_REQUIRE", "").split(",")))
-"""Components whose absence is a failure: ``GMEM_TEST_REQUIRE=triton,browser,s3``."""
+"""Components whose absence is a failure: ``GMEM_TEST_REQUIRE=triton,browser,redis,s3``."""
 
 COMPONENTS = {
     "triton": (
@@ -20,6 +22,18 @@ COMPONENTS = {
     "browser": (
         lambda: shutil.which("chromium") is not None,
         "chromium (apt-get install chromium)",
+    ),
+    "docker": (
+        engine_runs,
+        "a container engine and compose (apt-get install docker.io docker-compose; dockerd &)",
+    ),
+    "kubectl": (
+        lambda: shutil.which("kubectl") is not None,
+        "kubectl (https://kubernetes.io/docs/tasks/tools); no cluster",
+    ),
+    "redis": (
+        lambda: shutil.which("redis-server") is not None,
+        "redis-server (apt-get install redis-server)",
     ),
     "s3": (
         lambda: shutil.which("radosgw") is not None,

@@ -1,4 +1,6 @@
-"""Install this checkout with one extra: ``python tools/install.py EXTRA``.
+"""Install this checkout with one extra: ``python tools/install.py EXTRA [--dependencies]``.
+
+``--dependencies`` installs only what the extra needs: an image's layer that the code leaves alone.
 
 On Linux, PyPI's torch brings several GB of CUDA packages. On a machine without an NVIDIA GPU this
 asks pip first what it would install, and takes torch from PyTorch's own CPU index if that would
@@ -7,11 +9,14 @@ include CUDA; ``TORCH_INDEX_URL`` names another index.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,12 +50,35 @@ def install_torch() -> None:
     pip("install", "--quiet", *source, requirement)
 
 
+def dependencies(extra: str) -> list[str]:
+    """Return the requirements of the package and of one extra, with those of extras it names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def expand(requirements: list[str]) -> list[str]:
+        found: list[str] = []
+        for requirement in requirements:
+            ours = re.fullmatch(r"gmem-serving\[(.+)\]", requirement)
+            names = ours[1].split(",") if ours else []
+            found += [] if ours else [requirement]
+            found += [r for name in names for r in expand(project["optional-dependencies"][name])]
+        return found
+
+    return expand([*project["dependencies"], f"gmem-serving[{extra}]"])
+
+
 def main() -> None:
-    """Install torch, then the package with one extra, pinned by the constraints."""
-    extra = sys.argv[1]
+    """Install torch if the extra needs it, then the extra, pinned by the constraints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("extra")
+    parser.add_argument("--dependencies", action="store_true")
+    arguments = parser.parse_args()
+    extra = arguments.extra
     print(f"Installing gmem-serving[{extra}] (a few minutes the first time) …", flush=True)
-    install_torch()
-    pip("install", "--quiet", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[{extra}]")
+    needed = dependencies(extra)
+    if any(requirement.startswith("torch>") for requirement in needed):
+        install_torch()
+    wanted = needed if arguments.dependencies else ["-e", f"{ROOT}[{extra}]"]
+    pip("install", "--quiet", "-c", str(CONSTRAINTS), *wanted)
 
 
 if __name__ == "__main__":

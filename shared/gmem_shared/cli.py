@@ -17,6 +17,7 @@ from gmem_shared.ports import load
 COMMANDS = {
     "bank": ("gmem_bank.cli:app", "Serve, inspect and edit memory banks."),
     "evaluate": ("gmem_trainer.scores.cli:app", "Measure images: FID, precision and others."),
+    "key": ("gmem_shared.keys_cli:app", "Make API keys."),
     "model": ("gmem_model.cli:app", "Import, export and list models."),
     "reproduce": ("gmem_trainer.reproduction.cli:app", "Compare SiT, REPA and GMem on digits."),
     "sample": ("gmem_trainer.sampling.cli:app", "Make many images, as one resumable job."),

@@ -3,21 +3,27 @@
 ```
 GmemError
 ├── InvalidRequestError      400  the request is malformed
+├── UnauthenticatedError     401  no key, or none that is known
+├── ForbiddenError           403  the key does not allow this
 ├── NotFoundError            404
 │   ├── UnknownClassError, UnknownBankError, UnknownModelError, UnknownVersionError,
-│   └── UnknownAliasError, UnknownRowError, UnknownSamplerError
+│   └── UnknownAliasError, UnknownRowError, UnknownSamplerError, UnknownJobError
 ├── ConflictError            409
 │   ├── PublishConflictError      somebody published first
 │   ├── AliasConflictError        somebody moved the alias first
 │   ├── UnsupportedVersionError   a newer release wrote the version
 │   ├── EncoderMismatchError      bank and model were made with different encoders
-│   └── ConditionMismatchError    the model does not take what the request gives it
+│   ├── ConditionMismatchError    the model does not take what the request gives it
+│   └── InFlightError             the request is being answered already
 ├── TooLargeError            413
 ├── OutOfRangeError          422  well-formed, but a value is not acceptable
+│   └── KeyReusedError            the idempotency key was used for another request
 ├── CancelledError           499  the caller went away
 ├── OverloadedError          429  with ``retry_after_seconds``
+├── OverQuotaError           429  with ``retry_after_seconds`` and the limit that was reached
 ├── NotReadyError            503  with a reason and ``retry_after_seconds``
 ├── CorruptVersionError      503  bytes in the store are not the published ones
+├── UntrustedVersionError    503  nobody who is trusted signed the version
 ├── StorageError             503  the object store does not answer
 ├── DeadlineExceededError    504
 └── InternalError            500  a defect of ours, never the caller's fault
@@ -30,6 +36,7 @@ across a process border (HTTP body, gRPC trailing metadata, Triton error message
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,6 +76,20 @@ class InvalidRequestError(GmemError):
 
     code = "invalid_request"
     title = "The request is malformed"
+
+
+class UnauthenticatedError(GmemError):
+    """The request names no API key, or one that is unknown or expired."""
+
+    code = "unauthenticated"
+    title = "An API key is needed"
+
+
+class ForbiddenError(GmemError):
+    """The API key is good, but not for this."""
+
+    code = "forbidden"
+    title = "The API key does not allow this"
 
 
 class NotFoundError(GmemError):
@@ -127,6 +148,13 @@ class UnknownSamplerError(NotFoundError):
     title = "Unknown sampler"
 
 
+class UnknownJobError(NotFoundError):
+    """The caller has no such job, or it was kept long enough."""
+
+    code = "unknown_job"
+    title = "Unknown job"
+
+
 class ConflictError(GmemError):
     """The request does not fit the present state."""
 
@@ -162,6 +190,13 @@ class ConditionMismatchError(ConflictError):
     title = "The model does not take this"
 
 
+class InFlightError(ConflictError):
+    """A request with the same idempotency key is being answered at this moment."""
+
+    code = "in_flight"
+    title = "The request is being answered already"
+
+
 class UnsupportedVersionError(ConflictError):
     """A version was written in a format that this release does not read."""
 
@@ -183,6 +218,13 @@ class OutOfRangeError(GmemError):
     title = "A value is out of range"
 
 
+class KeyReusedError(OutOfRangeError):
+    """The idempotency key came with another request before."""
+
+    code = "key_reused"
+    title = "The idempotency key was used for another request"
+
+
 class CancelledError(GmemError):
     """The caller went away before the answer was ready."""
 
@@ -197,6 +239,32 @@ class OverloadedError(GmemError):
     title = "The queue is full"
 
 
+@dataclass(frozen=True, slots=True)
+class ReachedLimit:
+    """A limit that a caller has reached: ``amount`` per ``window_seconds``, ``remaining`` left."""
+
+    name: str
+    amount: int
+    window_seconds: int
+    remaining: int
+
+
+class OverQuotaError(GmemError):
+    """The caller has used up what it may ask for; ``retry_after_seconds`` says for how long.
+
+    Args:
+        detail: As in `GmemError`, like all further keyword arguments.
+        limit: Which one; not known where the error was rebuilt from a problem.
+    """
+
+    code = "over_quota"
+    title = "The quota is used up"
+
+    def __init__(self, detail: str, *, limit: ReachedLimit | None = None, **more: Any) -> None:
+        super().__init__(detail, **more)
+        self.limit = limit
+
+
 class NotReadyError(GmemError):
     """A part of the system is starting, draining or away."""
 
@@ -209,6 +277,13 @@ class CorruptVersionError(GmemError):
 
     code = "corrupt_version"
     title = "A stored version is corrupt"
+
+
+class UntrustedVersionError(GmemError):
+    """No trusted key signed a version, although signatures are asked for; it is never served."""
+
+    code = "untrusted_version"
+    title = "A stored version is not signed by a trusted key"
 
 
 class StorageError(GmemError):
@@ -242,6 +317,8 @@ class Status:
 
 STATUS: dict[type[GmemError], Status] = {
     InvalidRequestError: Status(400, grpc.StatusCode.INVALID_ARGUMENT),
+    UnauthenticatedError: Status(401, grpc.StatusCode.UNAUTHENTICATED),
+    ForbiddenError: Status(403, grpc.StatusCode.PERMISSION_DENIED),
     NotFoundError: Status(404, grpc.StatusCode.NOT_FOUND),
     ConflictError: Status(409, grpc.StatusCode.ABORTED),
     EncoderMismatchError: Status(409, grpc.StatusCode.FAILED_PRECONDITION),
@@ -249,10 +326,12 @@ STATUS: dict[type[GmemError], Status] = {
     TooLargeError: Status(413, grpc.StatusCode.INVALID_ARGUMENT),
     OutOfRangeError: Status(422, grpc.StatusCode.OUT_OF_RANGE),
     OverloadedError: Status(429, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    OverQuotaError: Status(429, grpc.StatusCode.RESOURCE_EXHAUSTED),
     CancelledError: Status(499, grpc.StatusCode.CANCELLED),
     InternalError: Status(500, grpc.StatusCode.INTERNAL),
     NotReadyError: Status(503, grpc.StatusCode.UNAVAILABLE),
     CorruptVersionError: Status(503, grpc.StatusCode.DATA_LOSS),
+    UntrustedVersionError: Status(503, grpc.StatusCode.FAILED_PRECONDITION),
     StorageError: Status(503, grpc.StatusCode.UNAVAILABLE),
     DeadlineExceededError: Status(504, grpc.StatusCode.DEADLINE_EXCEEDED),
     GmemError: Status(500, grpc.StatusCode.UNKNOWN),
@@ -281,6 +360,21 @@ def to_problem(error: GmemError) -> dict[str, Any]:
     if error.retry_after_seconds is not None:
         problem["retry_after_seconds"] = error.retry_after_seconds
     return problem
+
+
+def to_headers(error: GmemError) -> dict[str, str]:
+    """Return the HTTP headers that go with :func:`to_problem`."""
+    headers = {}
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    if isinstance(error, OverQuotaError) and error.limit is not None:
+        limit = error.limit  # draft-ietf-httpapi-ratelimit-headers
+        headers["RateLimit-Policy"] = f'"{limit.name}";q={limit.amount};w={limit.window_seconds}'
+        wait = headers.get("Retry-After", limit.window_seconds)
+        headers["RateLimit"] = f'"{limit.name}";r={limit.remaining};t={wait}'
+    return headers
 
 
 def from_problem(problem: dict[str, Any]) -> GmemError:

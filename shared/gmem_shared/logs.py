@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from typing import Any
 
 import structlog
 
@@ -11,6 +13,9 @@ from gmem_shared.settings import LogSettings
 
 _CHATTY = ("faiss.loader", "uvicorn.error")
 """Libraries that announce every normal start; their warnings still pass."""
+
+_KEY = re.compile(r"gmem_[A-Za-z0-9_-]{43}")
+"""An API key: nothing of ours logs one, but callers may put theirs where it does not belong."""
 
 
 def configure(settings: LogSettings) -> None:
@@ -31,6 +36,7 @@ def configure(settings: LogSettings) -> None:
         structlog.processors.JSONRenderer()
         if settings.json_lines
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        _mask_keys,
     ]
     structlog.configure(
         processors=[*shared, *rendering],
@@ -51,6 +57,10 @@ def configure(settings: LogSettings) -> None:
     logging.captureWarnings(capture=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def _mask_keys(_: Any, __: str, line: Any) -> str:
+    return _KEY.sub("gmem_…", line)
 
 
 class _Lines:

@@ -1,8 +1,9 @@
 """The two seams of the product, and how an implementation is chosen by import string.
 
 The front end knows these protocols only. ``gmem_shared.clients.bank:BankClient`` and
-``gmem_bank.local:LocalBank`` are the bank sources; ``gmem_generator.triton_backend:TritonBackend``
-and ``gmem_model.embedded:EmbeddedBackend`` the backends. Each is built by its class method
+``gmem_bank.local:LocalBank`` are the bank sources; ``gmem_generator.triton_backend:TritonBackend``,
+``gmem_generator.triton_replicas:TritonReplicas`` and ``gmem_model.embedded:EmbeddedBackend`` the
+backends. Each is built by its class method
 ``from_settings``, so that one process can embed everything while no static import leads from the
 front end to torch or faiss.
 """

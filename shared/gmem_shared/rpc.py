@@ -36,6 +36,9 @@ MESSAGE_BYTES = 32 << 20
 _MAX_DETAIL = 1000
 _MAX_FIELD_ERRORS = 10
 _KEEPALIVE_MS = 20_000
+_CONNECTION_AGE_MS = 60_000
+"""A client looks its service's name up again when it loses a connection, and not before: this is
+how long a new replica waits for its share."""
 _RETRY_AFTER_SECONDS = 1.0
 
 _LITTLE_ENDIAN = {
@@ -55,13 +58,20 @@ _TRANSPORT: Options = [
 ]
 
 
-def channel(address: str, retried: Sequence[tuple[str, str]]) -> grpc.aio.Channel:
+def channel(
+    address: str,
+    retried: Sequence[tuple[str, str]],
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.aio.Channel:
     """Open a channel that reconnects within a second or two of a service's return.
+
+    Calls go to all addresses that the host stands for, in turn.
 
     Args:
         address: ``host:port``.
         retried: (service, method) pairs without effects; they are tried again, within the call's
             deadline, when the service is unavailable.
+        credentials: How the service is known; by default it speaks no TLS.
     """
     retry_policy = {
         "maxAttempts": 4,
@@ -71,7 +81,10 @@ def channel(address: str, retried: Sequence[tuple[str, str]]) -> grpc.aio.Channe
         "retryableStatusCodes": ["UNAVAILABLE"],
     }
     names = [{"service": service, "method": method} for service, method in retried]
-    config = {"methodConfig": [{"name": names, "retryPolicy": retry_policy}]}
+    config = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [{"name": names, "retryPolicy": retry_policy}],
+    }
     options = [
         *_TRANSPORT,
         ("grpc.service_config", json.dumps(config)),
@@ -82,17 +95,46 @@ def channel(address: str, retried: Sequence[tuple[str, str]]) -> grpc.aio.Channe
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.use_local_subchannel_pool", 1),
     ]
+    if credentials is not None:
+        return grpc.aio.secure_channel(address, credentials, options=options)
     return grpc.aio.insecure_channel(address, options=options)
 
 
-def server(pool: ThreadPoolExecutor, *, max_concurrent: int) -> grpc.Server:
+def server(
+    pool: ThreadPoolExecutor,
+    *,
+    max_concurrent: int,
+    interceptors: Sequence[grpc.ServerInterceptor[Any, Any]] = (),
+) -> grpc.Server:
     """Make a server whose handlers run on ``pool``; beyond ``max_concurrent`` calls are refused."""
     options = [
         *_TRANSPORT,
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+        # Calls in flight end on the old connection, new ones begin on the next.
+        ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
+        ("grpc.max_connection_age_grace_ms", _CONNECTION_AGE_MS),
     ]
-    return grpc.server(pool, options=options, maximum_concurrent_rpcs=max_concurrent)
+    return grpc.server(
+        pool,
+        interceptors=list(interceptors),
+        options=options,
+        maximum_concurrent_rpcs=max_concurrent,
+    )
+
+
+def listen(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Have a server listen, with TLS if it has credentials; return the port.
+
+    Raises:
+        NotReadyError: The port is taken.
+    """
+    try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise NotReadyError(f"cannot listen on {address}: {error}") from error
 
 
 def abort(context: grpc.ServicerContext, error: GmemError) -> NoReturn:
@@ -120,6 +162,12 @@ def error_of(failure: grpc.aio.AioRpcError, service: str) -> GmemError:
         return from_problem(json.loads(problem))
     code, detail = failure.code(), f"{service}: {failure.details() or failure.code().name}"
     match code:
+        case grpc.StatusCode.UNAVAILABLE if "handshake" in detail.lower():
+            return NotReadyError(
+                f"{service} and this client do not trust each other ({failure.details()}); check "
+                "GMEM_SECURITY__TLS_CA_FILE here and the certificate there",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
         case grpc.StatusCode.UNAVAILABLE:
             return NotReadyError(
                 f"{service} does not answer ({failure.details()}); it is asked again by itself",

@@ -8,13 +8,22 @@ environment.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FilePath, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 RuntimeName = Literal["eager", "scripted", "compiled", "onnx"]
 BatchingName = Literal["continuous", "grouped", "dynamic", "one_at_a_time"]
+Rate = Annotated[
+    str,
+    Field(
+        pattern=r"^[1-9][0-9]{0,9}/([1-9][0-9]{0,3} )?(second|minute|hour|day|month|year)s?$",
+        examples=["120/minute", "10000/12 hours"],
+    ),
+]
+"""How much in how long, as the library ``limits`` writes it."""
 
 
 class Section(BaseModel):
@@ -27,7 +36,11 @@ class StoreSettings(Section):
     """Where versions live (``GMEM_STORE__*``)."""
 
     url: str = ".gmem/store"
-    """A folder, ``file://…``, ``memory://`` or ``s3://bucket/prefix`` (credentials: ``AWS_*``)."""
+    """A folder, ``file://…``, ``memory://`` or ``s3://bucket/prefix`` (server: ``AWS_*``)."""
+
+    credentials_file: Path | None = None
+    """Of ``s3://``: a file as AWS's own tools read it, ``[default]`` with ``aws_access_key_id`` and
+    ``aws_secret_access_key``. By default ``AWS_*`` variables, or what the machine is allowed to."""
 
     cache_dir: Path = Path(".gmem/cache")
     """Where verified copies of remote versions are kept."""
@@ -35,15 +48,80 @@ class StoreSettings(Section):
     poll_seconds: float = Field(default=2.0, gt=0)
     """How often a running service looks for a moved alias."""
 
+    signing_key_file: FilePath | None = None
+    """Ed25519 private key (PEM) that signs what this process publishes; see
+    ``gmem store keygen``."""
+
+    trusted_keys_file: FilePath | None = None
+    """Public keys (PEM, one after another). A version that none of them signed is not opened."""
+
 
 class RedisSettings(Section):
     """What replicas share (``GMEM_REDIS__*``)."""
 
     url: str = "memory://"
-    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: in this process, gone with it."""
+    """``redis://host:6379/0`` or ``rediss://…``; ``memory://``: within this process, not kept."""
+
+    password_file: Path | None = None
+    """File with the password, where Redis wants one."""
 
     timeout_seconds: float = Field(default=1.0, gt=0)
     """How long one call may take before Redis counts as away."""
+
+    def with_password(self) -> str:
+        """Return the URL with the password in it, if there is a file with one."""
+        if self.password_file is None:
+            return self.url
+        scheme, _, server = self.url.partition("://")
+        return f"{scheme}://:{quote(self.password_file.read_text().strip(), safe='')}@{server}"
+
+
+class SecuritySettings(Section):
+    """Who may ask, and how connections are encrypted (``GMEM_SECURITY__*``)."""
+
+    api_keys_file: Path | None = None
+    """JSON list of the API keys that are accepted, see ``gmem key new``; read again when it
+    changes. Without it everybody may do everything."""
+
+    tls_cert_file: FilePath | None = None
+    """Certificate chain (PEM): HTTP and gRPC are then served encrypted. Our own clients show it to
+    a server that asks for one."""
+
+    tls_key_file: FilePath | None = None
+    """Private key (PEM) of the certificate."""
+
+    tls_ca_file: FilePath | None = None
+    """Certificates (PEM) of the authorities by which our own clients know the bank service and
+    Triton; with it they speak TLS to both."""
+
+    tls_client_ca_file: FilePath | None = None
+    """Authorities (PEM) one of which must have signed the certificate of a client of the bank's
+    gRPC; by default clients need none."""
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("expected both of tls_cert_file and tls_key_file, found one")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError("expected tls_cert_file beside tls_client_ca_file, found none")
+        return self
+
+
+class QuotaSettings(Section):
+    """How much one API key may ask for (``GMEM_QUOTA__*``), counted in Redis (``GMEM_REDIS__*``).
+
+    Without API keys all callers are counted as one; with ``memory://`` each process counts alone.
+    """
+
+    requests: Rate | None = None
+    """Requests of a key that names no quota of its own, e.g. ``120/minute``; none by default."""
+
+    images: Rate | None = None
+    """Images of a key that names no quota of its own, e.g. ``10000/hour``; none by default."""
+
+    redis_away: Literal["allow", "refuse"] = "allow"
+    """While Redis is away, requests with a quota pass uncounted (``allow``) or get 503
+    (``refuse``)."""
 
 
 class LogSettings(Section):
@@ -73,6 +151,9 @@ class BankSettings(Section):
 
     timeout_seconds: float = Field(default=10.0, gt=0)
     """Deadline of one call of the client, retries included."""
+
+    api_key_file: FilePath | None = None
+    """File with the API key that the client sends; by default it sends none."""
 
     workers: int = Field(default=4, ge=1)
     """Threads that draw, gather and search."""
@@ -149,6 +230,10 @@ class TritonSettings(Section):
     metrics_port: int = Field(default=8202, ge=1, le=65535)
     """Triton's metrics and the engine's."""
 
+    server_dir: Path | None = None
+    """Folder of an installed tritonserver, ``/opt/tritonserver`` in NVIDIA's images; by default the
+    one in the nvidia-pytriton wheel."""
+
     model_repository: Path | None = None
     """Folder that holds ``gmem/config.pbtxt``; by default the one of the source checkout."""
 
@@ -189,10 +274,11 @@ class GeneratorSettings(Section):
     """
 
     backend: str = "gmem_model.embedded:EmbeddedBackend"
-    """Import string of the engine; ``gmem_generator.triton_backend:TritonBackend`` for Triton."""
+    """Import string of the engine; ``gmem_generator.triton_backend:TritonBackend`` for Triton,
+    ``gmem_generator.triton_replicas:TritonReplicas`` for as many as its address stands for."""
 
     triton_address: str = "127.0.0.1:8201"
-    """gRPC address of Triton."""
+    """gRPC address of Triton, ``host:port``."""
 
     default_model: str = "digits@production"
     """Model of a request that names none."""
@@ -212,8 +298,53 @@ class GeneratorSettings(Section):
     draw_window_ms: float = Field(default=0.0, ge=0)
     """How long a draw waits for company; requests that arrive during one share the next."""
 
+    leave_seconds: float = Field(default=0.0, ge=0)
+    """How long new requests are still taken after a stop signal, while ``/readyz`` says 503: what a
+    load balancer needs to send them elsewhere."""
+
     drain_seconds: float = Field(default=20.0, ge=0)
-    """How long requests in flight may take after a stop signal."""
+    """How long requests in flight may take after that."""
+
+
+class JobsSettings(Section):
+    """Asynchronous jobs, and requests that are repeated (``GMEM_JOBS__*``)."""
+
+    max_images: int = Field(default=100_000, ge=1)
+    """Most images of one job."""
+
+    max_unfinished: int = Field(default=1000, ge=1)
+    """Unfinished jobs of all callers; beyond, submissions get 429."""
+
+    part_images: int = Field(default=64, ge=8)
+    """Images that are made, stored and, after a crash, repeated together."""
+
+    parallel_parts: int = Field(default=16, ge=1)
+    """Parts of one job that are made at a time by all front ends; so jobs take turns."""
+
+    concurrency: int = Field(default=2, ge=0)
+    """Parts that one front end makes at a time; with 0 it takes jobs and leaves them to others."""
+
+    max_attempts: int = Field(default=3, ge=1)
+    """Failures of one part, or crashes within it, after which its job fails."""
+
+    claim_seconds: float = Field(default=30.0, gt=0)
+    """A part whose worker was not heard of for so long goes to another."""
+
+    keep_seconds: float = Field(default=7 * 86_400.0, gt=0)
+    """How long a job and its result are kept after its end."""
+
+    presigned_links: bool = True
+    """Whether clients fetch results from S3 itself; else, or where the store has no such links,
+    from the front end."""
+
+    link_seconds: float = Field(default=3600.0, gt=0)
+    """How long a link to a result in an object store is good."""
+
+    idempotency_seconds: int = Field(default=86_400, ge=1)
+    """How long an ``Idempotency-Key`` is remembered."""
+
+    idempotency_required: bool = True
+    """Whether a request with a key is refused while Redis is away; else the key is ignored."""
 
 
 class TrainerSettings(Section):
@@ -281,9 +412,12 @@ class Settings(BaseSettings):
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     redis: RedisSettings = Field(default_factory=RedisSettings)
+    security: SecuritySettings = Field(default_factory=SecuritySettings)
+    quota: QuotaSettings = Field(default_factory=QuotaSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     bank: BankSettings = Field(default_factory=BankSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
     triton: TritonSettings = Field(default_factory=TritonSettings)
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
+    jobs: JobsSettings = Field(default_factory=JobsSettings)

@@ -113,9 +113,41 @@ GENERATOR_DRAW_REQUESTS = MetricSpec(
 GENERATOR_CANCELLED = MetricSpec(
     "gmem_generator_cancelled_total", "Requests ended early, by reason.", ("reason",)
 )
+GENERATOR_REFUSED = MetricSpec(
+    "gmem_generator_refused_total",
+    "Requests refused for who sent them: unauthenticated, forbidden, over_quota.",
+    ("code",),
+)
+GENERATOR_QUOTA_UNCOUNTED = MetricSpec(
+    "gmem_generator_quota_uncounted_total",
+    "Requests with a quota while Redis was away, by what became of them: allow, refuse.",
+    ("outcome",),
+)
 GENERATOR_READY = MetricSpec(
     "gmem_generator_ready", "1 when a part the front end needs is ready.", ("part",)
 )
+
+GENERATOR_JOBS = MetricSpec(
+    "gmem_generator_jobs_total",
+    "Jobs by what happened to them: submitted, resumed, succeeded, failed, cancelled.",
+    ("event",),
+)
+GENERATOR_JOBS_UNFINISHED = MetricSpec(
+    "gmem_generator_jobs_unfinished", "Jobs queued or running, of all front ends."
+)
+GENERATOR_JOB_PARTS = MetricSpec(
+    "gmem_generator_job_parts_total",
+    "Parts of jobs by outcome: made, found (made before), put_off, retried, given_back, failed, "
+    "dropped (nobody wants them any more).",
+    ("outcome",),
+)
+GENERATOR_JOB_PARTS_QUEUED = MetricSpec(
+    "gmem_generator_job_parts_queued", "Parts offered or in the making, of all front ends."
+)
+GENERATOR_JOB_IMAGES = MetricSpec(
+    "gmem_generator_job_images_total", "Images made for jobs and stored."
+)
+GENERATOR_REDIS_UP = MetricSpec("gmem_generator_redis_up", "1 when Redis answered last time.")
 
 ENGINE_EVALUATION_ROWS = MetricSpec(
     "gmem_engine_evaluation_rows", "Rows in one network evaluation.", (), ROWS
@@ -152,13 +184,18 @@ BANK_REQUESTS = MetricSpec(
 BANK_REQUEST_SECONDS = MetricSpec(
     "gmem_bank_request_seconds", "Time to answer.", ("method",), STAGE_SECONDS
 )
+BANK_REFUSED = MetricSpec(
+    "gmem_bank_refused_total",
+    "Calls refused for who made them: unauthenticated, forbidden.",
+    ("code",),
+)
 BANK_ROWS = MetricSpec("gmem_bank_rows_total", "Rows drawn or gathered.")
 BANK_VERSION = MetricSpec(
     "gmem_bank_version", "Sequence number of the bank in use.", ("bank", "alias")
 )
 BANK_SWAPS = MetricSpec("gmem_bank_swaps_total", "Bank versions taken into use.", ("bank",))
 BANK_SWAP_FAILURES = MetricSpec(
-    "gmem_bank_swap_failures_total", "Versions refused: corrupt, unreadable.", ("bank",)
+    "gmem_bank_swap_failures_total", "Versions refused: corrupt, untrusted.", ("bank",)
 )
 BANK_OPEN_SNAPSHOTS = MetricSpec("gmem_bank_open_snapshots", "Bank versions mapped into memory.")
 BANK_INEXACT_SEARCHES = MetricSpec(

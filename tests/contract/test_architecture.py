@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "module", ["gmem_generator.app", "gmem_generator.triton_backend", "gmem_shared.clients.bank"]
+    "module", ["gmem_generator.app", "gmem_generator.triton_replicas", "gmem_shared.clients.bank"]
 )
 def test_the_front_end_runs_without_torch_and_faiss(module) -> None:
     code = (

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gmem_generator.triton_backend import TritonBackend
+from gmem_generator.triton_replicas import TritonReplicas
 from gmem_shared.errors import (
     DeadlineExceededError,
     EncoderMismatchError,
@@ -23,6 +24,7 @@ from gmem_shared.errors import (
     UnknownVersionError,
 )
 from gmem_shared.ports import Backend
+from gmem_shared.settings import GeneratorSettings, Settings
 from tests.support.backends import (
     PATIENCE_SECONDS,
     embedded_backend,
@@ -38,7 +40,11 @@ from tests.support.backends import (
 from tests.support.engine import make_task
 from tests.support.models import FAMILIES, TEST_ENCODER
 
-KINDS = ["embedded", "pool", pytest.param("triton", marks=pytest.mark.triton)]
+KINDS = [
+    "embedded",
+    "pool",
+    *(pytest.param(kind, marks=pytest.mark.triton) for kind in ("triton", "triton-replicas")),
+]
 
 
 @pytest.fixture(params=KINDS)
@@ -69,6 +75,13 @@ async def opened(
         "embedded": lambda: embedded_backend(store_url, tmp_path),
         "pool": lambda: pool_backend(store_url, tmp_path),
         "triton": lambda: TritonBackend(request.getfixturevalue("triton").address),
+        "triton-replicas": lambda: TritonReplicas.from_settings(
+            Settings(
+                generator=GeneratorSettings(
+                    triton_address=request.getfixturevalue("triton").address
+                )
+            )
+        ),
     }
     backend = makers[request.param]()
     await backend.start()

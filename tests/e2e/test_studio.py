@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from gmem_shared.errors import NotReadyError
 from gmem_shared.types import ClassInfo
 from tests.support.http_server import Served, served
+from tests.support.keys import keys_file
 
 pytestmark = pytest.mark.browser
 
@@ -267,3 +268,25 @@ def test_the_reference_lists_every_operation_and_unfolds_a_schema(page, front) -
     expect(page.locator("#operations details")).to_have_count(len(document["paths"]))
     page.get_by_role("link", name="GenerateRequest").first.click()
     expect(page.get_by_text("num_images?")).to_be_visible()
+
+
+def test_where_keys_are_asked_for_the_page_asks_for_one_and_keeps_it(browser, tmp_path) -> None:
+    scopes = {"scopes": ["generate", "read"]}
+    key = keys_file(tmp_path / "keys.json", alice=scopes)["alice"]
+    security = {"api_keys_file": tmp_path / "keys.json"}
+    with capture_logs(), served(security=security) as locked:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(locked.url)
+        for entered in ("gmem_wrong", key):
+            expect(page.get_by_role("alert")).to_contain_text("API key")
+            page.get_by_label("API key").fill(entered)
+            page.get_by_role("button", name="Use").click()
+        expect(page.get_by_role("radio")).to_have_count(11)
+        expect(page.get_by_label("API key")).to_be_hidden()
+        page.get_by_role("button", name="Generate").click()
+        expect(images(page)).to_have_count(8)
+        page.reload()
+        expect(page.get_by_role("radio")).to_have_count(11)
+        assert key not in page.url
+        context.close()

@@ -123,6 +123,50 @@ async def test_health_and_reflection_answer(local: LocalBank) -> None:
             assert status.status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+async def test_calls_go_to_all_replicas_in_turn_and_to_those_that_are_left(
+    store: Store, local: LocalBank, registry: CollectorRegistry
+) -> None:
+    banks.publish(store)
+    other_registry = CollectorRegistry()
+    other = LocalBank(store, banks.settings(), other_registry)
+    await other.start()
+
+    def answered(found: CollectorRegistry) -> float:
+        labels = {"method": "draw", "code": "ok"}
+        return found.get_sample_value("gmem_bank_requests_total", labels) or 0
+
+    with banks.grpc_service(local) as first:
+        with banks.grpc_service(other) as second:
+            name = f"ipv4:127.0.0.1:{first.port},127.0.0.1:{second.port}"
+            client = BankClient(name, timeout_seconds=30)
+            await client.start()
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not (answered(registry) and answered(other_registry)):
+                    await client.draw("digits", [DrawSpec(1, 0)])  # until both are connected
+            before = answered(registry), answered(other_registry)
+            for seed in range(20):
+                await client.draw("digits", [DrawSpec(1, seed)])
+            assert answered(registry) - before[0] == answered(other_registry) - before[1] == 10
+        for seed in range(20):
+            await client.draw("digits", [DrawSpec(1, seed)])
+        await client.close()
+    await other.close()
+
+
+async def test_a_connection_that_grew_old_is_replaced_without_a_failed_call(
+    store: Store, local: LocalBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    banks.publish(store)
+    monkeypatch.setattr(rpc, "_CONNECTION_AGE_MS", 100)
+    with banks.grpc_service(local) as server:
+        client = BankClient(f"127.0.0.1:{server.port}", timeout_seconds=30)
+        await client.start()
+        end = asyncio.get_running_loop().time() + 1.5
+        while asyncio.get_running_loop().time() < end:
+            await asyncio.gather(*(client.draw("digits", [DrawSpec(8, s)]) for s in range(8)))
+        await client.close()
+
+
 async def test_a_draw_larger_than_any_message_arrives(store: Store, local: LocalBank) -> None:
     arrays = banks.features(400)
     arrays["vectors"] = np.tile(arrays["vectors"], 96)  # as wide as published snippets

@@ -60,6 +60,17 @@ def test_it_prints_its_address_when_ready_and_exits_0_when_told_to_stop(stop) ->
         assert running.wait(30) == 0
 
 
+def test_told_to_stop_it_leaves_before_it_refuses() -> None:
+    with process("--port", "0", GMEM_GENERATOR__LEAVE_SECONDS="2") as running:
+        address = re.search(r"http://\S+", running.stdout.readline())
+        assert address
+        running.send_signal(signal.SIGTERM)
+        wait_for(lambda: httpx.get(f"{address[0]}/readyz").status_code == 503, "it says so")
+        answer = httpx.post(f"{address[0]}/generate", json={})
+        assert (answer.status_code, answer.headers["Connection"]) == (200, "close")
+        assert running.wait(30) == 0
+
+
 def test_the_model_of_requests_that_name_none_may_be_chosen() -> None:
     with process("--port", "0", "--model", "sit") as running:
         line = running.stdout.readline()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -315,3 +316,13 @@ class SharedFakeBackend(FakeBackend):
     """One that says it may be shared by several front ends."""
 
     SHAREABLE = True
+
+
+class UnhurriedFakeBackend(FakeBackend):
+    """One that takes 5 ms for an image, so that something can happen meanwhile."""
+
+    async def generate(self, task: GenerationTask) -> AsyncGenerator[GeneratedImage]:
+        async with aclosing(super().generate(task)) as images:
+            async for image in images:
+                await asyncio.sleep(0.005)
+                yield image

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +17,24 @@ from gmem_shared.settings import Settings
 from tests.support.fakes import FakeBackend, FakeBank
 
 
-def settings(**generator: Any) -> Settings:
+def settings(
+    *,
+    security: Mapping[str, Any] = {},
+    quota: Mapping[str, Any] = {},
+    jobs: Mapping[str, Any] = {},
+    redis: str = "memory://",
+    store_url: str = "memory://front",
+    **generator: Any,
+) -> Settings:
     """Settings with some of the front end's changed; every alias is looked up anew."""
-    return Settings(generator=generator, store={"poll_seconds": 1e-9})
+    return Settings(
+        generator=generator,
+        store={"poll_seconds": 1e-9, "url": store_url},
+        security=security,
+        quota=quota,
+        jobs=jobs,
+        redis={"url": redis},
+    )
 
 
 @dataclass
@@ -32,6 +47,22 @@ class Front:
     backend: FakeBackend
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
+    async def submit(self, key: str | None = None, **body: Any) -> httpx.Response:
+        """Ask for a job."""
+        wishes = {"Prefer": "respond-async"} | ({} if key is None else {"Idempotency-Key": key})
+        return await self.client.post("/generate", json=body, headers=wishes)
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        answer = await self.client.get(f"/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async def ended(self, job_id: str) -> dict[str, Any]:
+        """The job, once it has ended."""
+        while (job := await self.job(job_id))["ended_at"] is None:  # noqa: ASYNC110 (it is asked)
+            await asyncio.sleep(0.01)
+        return job
+
     async def generate(self, accept: str = "application/json", **body: Any) -> httpx.Response:
         return await self.client.post("/generate", json=body, headers={"Accept": accept})
 
@@ -40,11 +71,11 @@ class Front:
 
 
 @asynccontextmanager
-async def running_front(**generator: Any) -> AsyncIterator[Front]:
-    """A started front end; ``generator`` are settings."""
+async def running_front(**changed: Any) -> AsyncIterator[Front]:
+    """A started front end; `settings` are changed."""
     registry = CollectorRegistry()
     bank, backend = FakeBank(), FakeBackend()
-    app = create_app(settings(**generator), bank, backend, registry)
+    app = create_app(settings(**changed), bank, backend, registry)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

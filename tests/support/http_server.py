@@ -41,12 +41,16 @@ class Served:
 
 @contextmanager
 def served(
-    drain_seconds: float = 20.0, bank: Any = None, backend: Any = None, **generator: Any
+    drain_seconds: float = 20.0, bank: Any = None, backend: Any = None, **changed: Any
 ) -> Iterator[Served]:
-    """Serve the doubles, or real parts, on a free port; stops at once when the block ends."""
+    """Serve the doubles, or real parts, on a free port; stops at once when the block ends.
+
+    ``changed`` are settings.
+    """
     registry = CollectorRegistry()
     bank, backend = bank or FakeBank(), backend or FakeBackend()
-    app = create_app(settings(**generator), bank, backend, registry)
+    chosen = settings(**changed)
+    app = create_app(chosen, bank, backend, registry)
     announced: list[str] = []
     ready = threading.Event()
 
@@ -55,7 +59,13 @@ def served(
         ready.set()
 
     server = DrainingServer(
-        app, host="127.0.0.1", port=0, drain_seconds=drain_seconds, announce=announce
+        app,
+        host="127.0.0.1",
+        port=0,
+        leave_seconds=0.0,
+        drain_seconds=drain_seconds,
+        announce=announce,
+        security=chosen.security,
     )
     loops: list[asyncio.AbstractEventLoop] = []
 

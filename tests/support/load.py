@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ class Load:
     request: dict[str, Any] = field(default_factory=dict)
     answers: list[dict[str, Any]] = field(default_factory=list)
     failures: list[tuple[int, str]] = field(default_factory=list)
+    ends: list[tuple[float, float, int]] = field(default_factory=list)
+    """of each request: when it began and ended (``time.monotonic``), and its status, 0 for none"""
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _progress: asyncio.Condition = field(default_factory=asyncio.Condition)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -46,13 +49,17 @@ class Load:
         while not self._stop.is_set():
             body = {"class_label": number % 10, "seed": number * 100_000 + sent, **self.request}
             sent += 1
+            begin, status = time.monotonic(), 0
             try:
                 async with self._session.post(f"{self.url}/generate", json=body) as answer:
-                    if answer.status == 200:
+                    status = answer.status
+                    if status == 200:
                         self.answers.append(await answer.json())
                     else:
-                        self.failures.append((answer.status, await answer.text()))
-            except aiohttp.ClientError as error:
+                        self.failures.append((status, await answer.text()))
+            except (aiohttp.ClientError, TimeoutError) as error:
+                status = 0
                 self.failures.append((0, repr(error)))
+            self.ends.append((begin, time.monotonic(), status))
             async with self._progress:
                 self._progress.notify_all()

@@ -30,7 +30,8 @@ from gmem_shared.bank_messages import (
     version_to_message,
     with_dtype,
 )
-from gmem_shared.errors import GmemError, NotReadyError, OverloadedError
+from gmem_shared.errors import GmemError, OverloadedError
+from gmem_shared.guard import GrpcGuard
 from gmem_shared.proto.bank.v1 import bank_pb2, bank_pb2_grpc
 from gmem_shared.types import Snippets, VersionRef
 
@@ -181,12 +182,27 @@ class GrpcServer:
         workers: Threads of the pool; decides how many calls may wait.
         host: Address to listen on.
         port: Port to listen on, 0 for any.
+        guard: Who may call; by default everybody.
+        credentials: What is shown to clients; by default there is no TLS.
     """
 
     def __init__(
-        self, service: BankService, pool: ThreadPoolExecutor, workers: int, host: str, port: int
+        self,
+        service: BankService,
+        pool: ThreadPoolExecutor,
+        workers: int,
+        host: str,
+        port: int,
+        *,
+        guard: GrpcGuard | None = None,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        self._server = rpc.server(pool, max_concurrent=workers * _QUEUED_PER_WORKER)
+        self._server = rpc.server(
+            pool,
+            max_concurrent=workers * _QUEUED_PER_WORKER,
+            interceptors=() if guard is None else (guard,),
+        )
+        self._credentials = credentials
         bank_pb2_grpc.add_BankServicer_to_server(
             BankServicer(service, max_streams=max(1, workers // 2)), self._server
         )
@@ -204,10 +220,7 @@ class GrpcServer:
         Raises:
             NotReadyError: The port is taken.
         """
-        try:
-            self.port = self._server.add_insecure_port(self._address)
-        except RuntimeError as error:
-            raise NotReadyError(f"cannot listen on {self._address}: {error}") from error
+        self.port = rpc.listen(self._server, self._address, self._credentials)
         self._server.start()
 
     def set_serving(self, serving: bool) -> None:

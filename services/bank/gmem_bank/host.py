@@ -12,8 +12,9 @@ import numpy as np
 import structlog
 from prometheus_client import CollectorRegistry
 
-from gmem_bank.snapshots import Snapshot, SnapshotCache, open_snapshot
+from gmem_bank.snapshots import REFUSALS, Snapshot, SnapshotCache, open_snapshot
 from gmem_shared import telemetry
+from gmem_shared.announcements import Announcer, Subscriber
 from gmem_shared.errors import (
     CorruptVersionError,
     GmemError,
@@ -24,6 +25,7 @@ from gmem_shared.errors import (
     UnsupportedVersionError,
     copy_of,
 )
+from gmem_shared.settings import RedisSettings
 from gmem_shared.store import AliasRecord, Repository, Store, Version
 from gmem_shared.types import DEFAULT_ALIAS, BankInfo, Reference, VersionRef
 
@@ -66,6 +68,7 @@ class BankHost:
         max_open_versions: Versions kept open besides those an alias points to.
         registry: Where the metrics live.
         holder: Name under which the versions in use are leased, so that no clean-up takes them.
+        redis: Where moves of aliases are announced, so that one need not wait for a poll.
         rng: Spreads the polls of replicas.
         clock: Monotonic seconds.
     """
@@ -78,6 +81,7 @@ class BankHost:
         max_open_versions: int,
         registry: CollectorRegistry,
         holder: str,
+        redis: RedisSettings | None = None,
         rng: np.random.Generator | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,6 +98,10 @@ class BankHost:
         self._store_error: GmemError | None = None
         self._refreshing = threading.Lock()
         self._stopped = threading.Event()
+        self._look = threading.Event()
+        redis = redis or RedisSettings()
+        self._subscriber = Subscriber(redis, "moved", self._look.set)
+        self._tell_served = Announcer(redis, "served")
         self._watcher = threading.Thread(target=self._watch, name="bank-watch", daemon=True)
         self._version_metric = telemetry.BANK_VERSION.gauge(registry)
         self._swaps = telemetry.BANK_SWAPS.counter(registry)
@@ -103,10 +111,13 @@ class BankHost:
     def start(self) -> None:
         """Begin to follow the aliases; does not wait for the first version."""
         self._watcher.start()
+        self._subscriber.start()
 
     def close(self) -> None:
         """Stop following the aliases."""
+        self._subscriber.close()
         self._stopped.set()
+        self._look.set()
         if self._watcher.is_alive():
             self._watcher.join()
         self._release_leases()
@@ -243,7 +254,7 @@ class BankHost:
         cores = 1 if any(self._default_targets()) else None
         try:
             snapshot = open_snapshot(repository, version, cores=cores)
-        except CorruptVersionError as error:
+        except REFUSALS as error:
             self._failures.labels(version.name).inc()
             _log.error("bank.version.refused", version=str(version.ref), error=error.detail)
             raise
@@ -253,6 +264,7 @@ class BankHost:
         return snapshot
 
     def _report(self, previous: Targets, targets: Targets) -> None:
+        swapped = False
         for name, bank in targets.items():
             for alias, target in bank.items():
                 if target.snapshot is None:
@@ -263,6 +275,9 @@ class BankHost:
                     self._version_metric.labels(name, alias).set(seq)
                     self._swaps.labels(name).inc()
                     _log.info("bank.version.swapped", bank=name, alias=alias, seq=seq)
+                    swapped = True
+        if swapped:
+            self._tell_served()
 
     def _watch(self) -> None:
         while not self._stopped.is_set():
@@ -275,7 +290,8 @@ class BankHost:
             except Exception:  # noqa: BLE001 (a defect must not end the watch unnoticed)
                 self._store_error = InternalError("a defect; the log of the bank has the details")
                 _log.exception("bank.refresh.failed")
-            self._stopped.wait(self._poll_seconds * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
+            self._look.wait(self._poll_seconds * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
+            self._look.clear()
 
     def _renew_leases(self) -> None:
         """Lease the versions in use, when they changed or a third of the term has passed."""

@@ -11,7 +11,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from safetensors.numpy import save
 
 from gmem_bank import problems
+from gmem_bank.access import Access
 from gmem_bank.local import LocalBank
+from gmem_bank.middleware import Surround
 from gmem_bank.schemas import (
     AliasAnswer,
     AliasBody,
@@ -37,14 +39,36 @@ _ROWS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(bank: LocalBank, registry: CollectorRegistry) -> FastAPI:
-    """Make the application; the caller starts and closes ``bank``."""
-    app = FastAPI(title="gmem bank", version=__version__, responses={"default": _PROBLEM})
+def create_app(
+    bank: LocalBank,
+    registry: CollectorRegistry,
+    access: Access | None = None,
+    *,
+    tls: bool = False,
+) -> FastAPI:
+    """Make the application; the caller starts and closes ``bank``.
+
+    Args:
+        bank: Answers the requests.
+        registry: What ``/metrics`` shows.
+        access: Who may ask; by default everybody.
+        tls: Whether the server speaks TLS.
+    """
+    app = FastAPI(
+        title="gmem bank",
+        version=__version__,
+        responses={"default": _PROBLEM},
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
     app.state.bank = bank
     app.state.registry = registry
     problems.install(app)
     app.include_router(_banks)
     app.include_router(_health)
+    if access is not None:
+        app.add_middleware(access.http)
+    app.add_middleware(Surround, tls=tls)
     return app
 
 

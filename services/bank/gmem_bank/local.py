@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from gmem_bank.host import BankHost
 from gmem_bank.index import pin_threads
 from gmem_bank.service import BankService
+from gmem_shared.announcements import Announcer
 from gmem_shared.bank_messages import split
 from gmem_shared.settings import Settings
 from gmem_shared.store import Store
@@ -48,6 +49,7 @@ class LocalBank:
             max_open_versions=settings.bank.max_open_versions,
             registry=registry,
             holder=f"bank-{socket.gethostname()}-{uuid4().hex[:12]}",
+            redis=settings.redis,
         )
         self.service = BankService(self.host, max_rows=settings.bank.max_rows, registry=registry)
         self.pool = ThreadPoolExecutor(
@@ -57,7 +59,7 @@ class LocalBank:
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalBank:
         """Build the source; opens nothing yet."""
-        store = Store.from_url(settings.store.url, cache_dir=settings.store.cache_dir)
+        store = Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
         return cls(store, settings, REGISTRY)
 
     async def start(self) -> None:

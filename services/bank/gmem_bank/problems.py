@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import reprlib
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -17,11 +16,11 @@ from starlette.requests import ClientDisconnect
 from gmem_shared.errors import (
     CancelledError,
     GmemError,
-    InternalError,
     InvalidRequestError,
     NotFoundError,
     OutOfRangeError,
     TooLargeError,
+    to_headers,
     to_problem,
 )
 from gmem_shared.rpc import MESSAGE_BYTES
@@ -59,29 +58,29 @@ async def _read(request: Request) -> bytes:
 
 
 def install(app: FastAPI) -> None:
-    """Answer our errors, invalid input, unknown routes and defects alike as problems."""
+    """Answer our errors, invalid input and unknown routes alike as problems."""
     app.add_exception_handler(GmemError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_status)
-    app.add_exception_handler(Exception, _on_defect)
 
 
-def _respond(
+def respond(
     error: GmemError, status: int | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
+    """Answer with an error."""
     problem = to_problem(error)
     problem["status"] = status or problem["status"]
-    headers = dict(headers or {})
-    if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     return Response(
-        json.dumps(problem), problem["status"], headers, media_type="application/problem+json"
+        json.dumps(problem),
+        problem["status"],
+        {**to_headers(error), **(headers or {})},
+        media_type="application/problem+json",
     )
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GmemError)  # noqa: S101 (the registration says so)
-    return _respond(error)
+    return respond(error)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -90,7 +89,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     fields = [_field_error(item) for item in found[:_MAX_ERRORS]]
     detail = "; ".join(f"{field['field'] or 'body'}: {field['message']}" for field in fields[:3])
     out_of_range = all(item["type"] in _RANGE for item in found)
-    return _respond(
+    return respond(
         (OutOfRangeError if out_of_range else InvalidRequestError)(detail, errors=fields)
     )
 
@@ -104,9 +103,6 @@ def _field_error(item: Any) -> dict[str, str]:
 async def _on_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     error_class = NotFoundError if error.status_code == 404 else InvalidRequestError
-    detail = f"{request.method} {request.url.path[:200]}: {error.detail}; GET /docs lists the paths"
-    return _respond(error_class(detail), error.status_code, error.headers)
-
-
-async def _on_defect(request: Request, error: Exception) -> Response:
-    return _respond(InternalError("a defect of the bank service; its log has the details"))
+    asked = f"{request.method} {request.url.path[:200]}"
+    detail = f"{asked}: {error.detail}; GET /openapi.json lists the paths"
+    return respond(error_class(detail), error.status_code, error.headers)

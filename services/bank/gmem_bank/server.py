@@ -12,10 +12,13 @@ import structlog
 import uvicorn
 from prometheus_client import REGISTRY
 
+from gmem_bank.access import Access
 from gmem_bank.grpc_server import GrpcServer
 from gmem_bank.http_app import create_app
 from gmem_bank.local import LocalBank
+from gmem_shared import tls
 from gmem_shared.errors import NotReadyError
+from gmem_shared.keys import Keyring
 from gmem_shared.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -45,15 +48,25 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     bank = LocalBank.from_settings(settings)
     bank_settings = settings.bank
+    security = settings.security
+    access = Access(Keyring(security.api_keys_file), REGISTRY)
     grpc_server = GrpcServer(
-        bank.service, bank.pool, bank_settings.workers, bank_settings.host, bank_settings.grpc_port
+        bank.service,
+        bank.pool,
+        bank_settings.workers,
+        bank_settings.host,
+        bank_settings.grpc_port,
+        guard=access.grpc(),
+        credentials=tls.server_credentials(security),
     )
     http_server = HttpServer(
         uvicorn.Config(
-            create_app(bank, REGISTRY),
+            create_app(bank, REGISTRY, access, tls=security.tls_cert_file is not None),
             log_config=None,
             access_log=False,
+            server_header=False,
             timeout_graceful_shutdown=int(_GRACE_SECONDS),
+            **tls.uvicorn_options(security),
         )
     )
     await bank.start()

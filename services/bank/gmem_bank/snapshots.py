@@ -13,12 +13,20 @@ from weakref import WeakSet
 from gmem_bank.index import Searcher
 from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import INDEX, open_bank
-from gmem_shared.errors import CorruptVersionError, GmemError, NotReadyError, copy_of
+from gmem_shared.errors import (
+    CorruptVersionError,
+    GmemError,
+    NotReadyError,
+    UntrustedVersionError,
+    copy_of,
+)
 from gmem_shared.store import Repository, Version
 from gmem_shared.types import VersionRef
 
 _OPEN_WAIT_SECONDS = 5.0
 _REFUSAL_SECONDS = 30.0
+REFUSALS = (CorruptVersionError, UntrustedVersionError)
+"""What is wrong with the version itself."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -55,8 +63,8 @@ class SnapshotCache:
     """The open snapshots of a process. Thread-safe.
 
     Pinned versions stay; of the others the ``max_unpinned`` used last. A version is opened by the
-    first thread that asks, others wait for it. A corrupt one is not read again for a while: its
-    verification costs as much as a good one's.
+    first thread that asks, others wait for it. A refused one is not read again for a while: to
+    verify a corrupt one costs as much as a good one.
 
     Args:
         open_version: Opens a version of a bank; may raise.
@@ -76,7 +84,7 @@ class SnapshotCache:
         self._lock = threading.Lock()
         self._open: OrderedDict[VersionRef, Snapshot] = OrderedDict()
         self._opening: dict[VersionRef, Future[Snapshot]] = {}
-        self._refused: dict[VersionRef, tuple[str, float]] = {}
+        self._refused: dict[VersionRef, tuple[GmemError, float]] = {}
         self._pinned: frozenset[VersionRef] = frozenset()
         self._alive: WeakSet[Snapshot] = WeakSet()
 
@@ -85,6 +93,7 @@ class SnapshotCache:
 
         Raises:
             CorruptVersionError: Its files are not the published ones.
+            UntrustedVersionError: No trusted key signed it.
             GmemError: It cannot be opened; those who waited for it are told the same.
             NotReadyError: Another thread is still opening it.
         """
@@ -93,9 +102,11 @@ class SnapshotCache:
             if ref in self._open:
                 self._open.move_to_end(ref)
                 return self._open[ref]
-            detail, until = self._refused.get(ref, ("", 0.0))
-            if self._clock() < until:
-                raise CorruptVersionError(detail, retry_after_seconds=_REFUSAL_SECONDS)
+            refusal, until = self._refused.get(ref, (None, 0.0))
+            if refusal is not None and self._clock() < until:
+                again = copy_of(refusal)
+                again.retry_after_seconds = _REFUSAL_SECONDS
+                raise again
             opening = self._opening.get(ref)
             if opening is None:
                 self._opening[ref] = Future()
@@ -132,9 +143,9 @@ class SnapshotCache:
             self._add(snapshot)
             opening.set_result(snapshot)
         except GmemError as error:
-            if isinstance(error, CorruptVersionError):
+            if isinstance(error, REFUSALS):
                 with self._lock:
-                    self._refused[version.ref] = (error.detail, self._clock() + _REFUSAL_SECONDS)
+                    self._refused[version.ref] = (error, self._clock() + _REFUSAL_SECONDS)
             opening.set_exception(error)
             raise
         else:

@@ -93,6 +93,10 @@ class Admission:
             sum(self._evaluations(steps, kind) for kind, steps in self._steps.items())
         )
 
+    def spare(self, images: int) -> bool:
+        """Return whether work that can wait would leave half of the places to work that cannot."""
+        return self.images == 0 or self.images + images <= self._limit // 2
+
     def gate(self, request: Hashable) -> None:
         """Let a request pass that may find room; it is not known yet what it asks for.
 

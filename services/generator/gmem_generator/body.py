@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from gmem_shared.errors import CancelledError, InvalidRequestError, TooLargeError
 
@@ -35,14 +36,14 @@ class JsonRoute(APIRoute):
     max_bytes: ClassVar[int]
 
     @staticmethod
-    def gate(content: bytes) -> None:
-        """Let a body pass, or raise what it is refused with."""
+    def gate(scope: Scope) -> None:
+        """Let a request pass, or raise what it is refused with."""
 
     @classmethod
-    def behind(cls, gate: Callable[[bytes], None], max_bytes: int) -> type[JsonRoute]:
+    def behind(cls, gate: Callable[[Scope], None], max_bytes: int) -> type[JsonRoute]:
         """Return the route class for bodies of at most ``max_bytes`` that the gate lets pass.
 
-        The gate sees a body before anybody looks into it; see `gate`.
+        The gate sees a request, its body in the scope, before anybody looks into that; see `gate`.
         """
         return type(cls.__name__, (cls,), {"max_bytes": max_bytes, "gate": staticmethod(gate)})
 
@@ -61,7 +62,7 @@ class JsonRoute(APIRoute):
         async def handle(request: Request) -> Response:
             _require_json(request)
             content = request.scope[CONTENT] = await _read(request, max_bytes)
-            gate(content)
+            gate(request.scope)
             document = parse(content)
             try:
                 body = adapter.validate_python(document)

@@ -66,8 +66,10 @@ def _build(settings: Settings, announce: Callable[[str], None]) -> DrainingServe
         front,
         host=ours.host,
         port=ours.port,
+        leave_seconds=ours.leave_seconds,
         drain_seconds=ours.drain_seconds,
         announce=announce,
+        security=settings.security,
     )
 
 

@@ -64,21 +64,25 @@ class Drawer:
         return (await self._bank.draw(bank, [spec]))[0]
 
     async def draw_except(self, bank: str, spec: DrawSpec, exclude: frozenset[int]) -> Snippets:
-        """Draw rows, leaving out excluded ones: the first ``count`` others of the seed's stream.
+        """Draw rows, leaving out excluded ones.
+
+        They are numbers ``offset … offset+count-1`` of the others of the seed's stream, which is
+        walked from its beginning.
 
         Raises:
             OutOfRangeError: Hardly a row is left to draw.
         """
         kept: list[int] = []
-        offset, size = spec.offset, spec.count
+        wanted = spec.offset + spec.count
+        offset, size = 0, wanted
         for _ in range(_EXCLUDE_ROUNDS):
             part = await self.draw(bank, DrawSpec(size, spec.seed, spec.labels, offset))
             kept += [row for row in part.rows.tolist() if row not in exclude]
-            if len(kept) >= spec.count:
-                return await self._bank.gather(bank, kept[: spec.count])
+            if len(kept) >= wanted:
+                return await self._bank.gather(bank, kept[spec.offset : wanted])
             offset, size = offset + size, min(2 * size, _EXCLUDE_DRAW)
         raise OutOfRangeError(
-            f"expected {spec.count} rows that are not excluded, found {len(kept)} among {offset} "
+            f"expected {wanted} rows that are not excluded, found {len(kept)} among {offset} "
             "drawn; exclude fewer",
             errors=[{"field": "memory.exclude", "message": "leaves too few rows"}],
         )

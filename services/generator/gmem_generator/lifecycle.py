@@ -10,9 +10,14 @@ from gmem_shared.errors import DeadlineExceededError, NotReadyError
 
 
 class Drain:
-    """Knows the work in flight, so that a stopping server can wait for it and then end it."""
+    """Knows the work in flight, so that a stopping server can wait for it and then end it.
+
+    A server may leave before it drains: it takes new work still, but says that it will not for
+    long, so that a load balancer sends the next request elsewhere.
+    """
 
     def __init__(self) -> None:
+        self.leaving = False
         self.started = False
         self._expired = False
         self._running: set[asyncio.Timeout] = set()
@@ -22,9 +27,13 @@ class Drain:
         """Whether no work is in flight."""
         return not self._running
 
+    def leave(self) -> None:
+        """Say from now on that the server is not ready, but take new work."""
+        self.leaving = True
+
     def begin(self) -> None:
         """Refuse new work from now on."""
-        self.started = True
+        self.leaving = self.started = True
 
     def expire(self) -> None:
         """End the work that is still in flight; its callers get `NotReadyError`."""

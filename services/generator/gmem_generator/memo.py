@@ -41,6 +41,10 @@ class Memo(Generic[T]):
                 del self._entries[next(iter(self._entries))]
         return task.result() if task.done() else await asyncio.shield(task)
 
+    def forget(self) -> None:
+        """Ask anew from now on."""
+        self._entries.clear()
+
     async def _call(self, key: str) -> T:
         return await self._fetch(key)
 

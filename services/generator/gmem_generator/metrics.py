@@ -25,7 +25,15 @@ class Metrics:
         self.backlog_seconds = telemetry.GENERATOR_BACKLOG_SECONDS.gauge(registry)
         self.draw_requests = telemetry.GENERATOR_DRAW_REQUESTS.histogram(registry)
         self.cancelled = telemetry.GENERATOR_CANCELLED.counter(registry)
+        self.refused = telemetry.GENERATOR_REFUSED.counter(registry)
+        self.quota_uncounted = telemetry.GENERATOR_QUOTA_UNCOUNTED.counter(registry)
         self.ready = telemetry.GENERATOR_READY.gauge(registry)
+        self.jobs = telemetry.GENERATOR_JOBS.counter(registry)
+        self.jobs_unfinished = telemetry.GENERATOR_JOBS_UNFINISHED.gauge(registry)
+        self.job_parts = telemetry.GENERATOR_JOB_PARTS.counter(registry)
+        self.job_parts_queued = telemetry.GENERATOR_JOB_PARTS_QUEUED.gauge(registry)
+        self.job_images = telemetry.GENERATOR_JOB_IMAGES.counter(registry)
+        self.redis_up = telemetry.GENERATOR_REDIS_UP.gauge(registry)
         self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
 
     def finished(self, route: str, status: int, seconds: float) -> None:

@@ -11,42 +11,47 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
 from gmem_generator.problems import of_error
 from gmem_shared import tracing
 from gmem_shared.errors import InternalError
+from gmem_shared.guard import PRINCIPAL
+from gmem_shared.keys import ANONYMOUS, PREFIX
+from gmem_shared.security_headers import security_headers
 
 _PROBES = {"/livez", "/readyz", "/metrics"}
 """Asked every few seconds; logged only on request."""
 
 _log = structlog.get_logger(__name__)
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID = re.compile(rf"(?!{PREFIX})[A-Za-z0-9._-]{{1,64}}")
+"""Never an API key: the id is logged and sent back."""
 
-_SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-_RAW_HEADERS = [
-    (name.lower().encode(), value.encode()) for name, value in _SECURITY_HEADERS.items()
-]
+_CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 STARTED = "gmem.started"
 """Member of the scope: when the request came in, ``time.monotonic`` seconds."""
 
 
 class RequestScope:
-    """ASGI middleware; outermost, so that nothing leaves without its headers."""
+    """ASGI middleware; outermost, so that nothing leaves without its headers.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    Args:
+        app: What is served.
+        metrics: Counts the requests.
+        drain: Knows when the server is about to stop.
+        tls: Whether the server speaks TLS.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, *, tls: bool) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
+        self._headers = security_headers(_CONTENT_POLICY, tls=tls)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -63,7 +68,9 @@ class RequestScope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 identity = (b"x-request-id", request_id.encode())
-                message["headers"] = [*message["headers"], identity, *_RAW_HEADERS]
+                message["headers"] = [*message["headers"], identity, *self._headers]
+                if self._drain.leaving:  # the next request had better take another connection
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         probe = scope["path"] in _PROBES
@@ -85,6 +92,7 @@ class RequestScope:
         """Count and log a request; return its route."""
         route: str = getattr(scope.get("route"), "path", "other")
         self._metrics.finished(route, status, seconds)
+        principal = scope.get(PRINCIPAL, ANONYMOUS)
         _log.log(
             logging.DEBUG if route in _PROBES else logging.INFO,
             "request.finished",
@@ -92,6 +100,7 @@ class RequestScope:
             path=scope["path"],
             status=status,
             seconds=round(seconds, 4),
+            **({} if principal is ANONYMOUS else {"caller": principal.id}),
         )
         return route
 

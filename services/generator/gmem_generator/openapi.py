@@ -10,7 +10,7 @@ from fastapi.openapi.models import Example
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from gmem_generator.negotiation import EVENTS, PNG
+from gmem_generator.negotiation import EVENTS, JSON, PNG
 from gmem_generator.problems import MEDIA_TYPE
 from gmem_generator.schemas import GenerateRequest, Problem, ReplayRequest
 
@@ -18,15 +18,21 @@ _REF = "#/components/schemas/{model}"
 _PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
 _MEANING = {
     400: "Malformed: broken JSON, an unknown field, a wrong type.",
+    401: "No API key, or none that is known; only where the server asks for keys.",
+    403: "The API key does not allow this.",
     404: "Unknown class, bank, model, version, row or sampler.",
     406: "`Accept` allows none of the offered representations.",
-    409: "Bank and model were made with different encoders, or the model takes no such thing.",
+    409: (
+        "Bank and model were made with different encoders, the model takes no such thing, or the "
+        "state does not allow it."
+    ),
     413: "The body is too large.",
     415: "The body is not said to be `application/json`.",
     422: "Well-formed, but a value is out of range.",
     429: (
-        "The queue is full; `Retry-After` is computed from the backlog. A request may be refused "
-        "so before anybody looks whether it is a good one."
+        "The queue is full (`overloaded`), and `Retry-After` is computed from the backlog; such a "
+        "request may be refused before anybody looks whether it is a good one. Or the caller's "
+        "quota is used up (`over_quota`), and `Retry-After` says until when."
     ),
     503: "A part is starting, draining or away; see `detail` and `Retry-After`.",
     504: "The deadline passed.",
@@ -52,6 +58,26 @@ GENERATE_EXAMPLES: dict[str, Example] = {
     "rows": {"summary": "From chosen rows of the memory", "value": {"memory": {"rows": [17, 3]}}},
 }
 
+GENERATE_HEADERS = {
+    "parameters": [
+        {
+            "name": "Prefer",
+            "in": "header",
+            "description": "`respond-async`: answer with a job (202), which may have more images.",
+            "schema": {"type": "string", "examples": ["respond-async"]},
+        },
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": (
+                "Any text of your own, such as a UUID. Whoever repeats the request with it gets "
+                "the same images, or the same job."
+            ),
+            "schema": {"type": "string", "pattern": "^[!#-~]{1,255}$"},
+        },
+    ]
+}
+
 METRICS_RESPONSES: Responses = {
     200: {
         "description": "Prometheus text format.",
@@ -74,6 +100,31 @@ def problem_responses(*statuses: int) -> Responses:
     return documented
 
 
+def job_result_responses() -> Responses:
+    """Document the two ways to a result."""
+    return {
+        200: {
+            "description": "The result.",
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        307: {
+            "description": "The result is at `Location`, for a while.",
+            "headers": {"Location": {"schema": {"type": "string"}}},
+        },
+        **problem_responses(404, 409, 422, 503),
+    }
+
+
+def job_events_responses() -> Responses:
+    """Document the events of a job."""
+    progress = "event: progress\ndata: {…a job without its request…}\n\n"
+    content = {EVENTS: {"schema": {"type": "string"}, "example": progress}}
+    return {
+        200: {"description": "The progress.", "content": content},
+        **problem_responses(404, 422, 503),
+    }
+
+
 def generate_responses() -> Responses:
     """Document the representations and errors of ``POST /generate``."""
     stream = (
@@ -88,6 +139,21 @@ def generate_responses() -> Responses:
         },
     }
     return {200: ok, **problem_responses(*_MEANING)}
+
+
+def job_responses() -> Responses:
+    """Document the answer to a submission: what `POST /generate` does not say by itself."""
+    reference = {"$ref": _REF.format(model="JobAnswer")}
+    return {
+        202: {
+            "description": "`Prefer: respond-async`: a job, at `Location`.",
+            "content": {JSON: {"schema": reference}},
+            "headers": {
+                "Location": {"schema": {"type": "string"}},
+                "Preference-Applied": {"schema": {"type": "string"}},
+            },
+        }
+    }
 
 
 def install(app: FastAPI, **maxima: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 
@@ -17,13 +17,16 @@ from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
 from gmem_generator.plan import BankQuery, Plan, pinned
 from gmem_generator.provenance import Provenance, png_text, provenance
-from gmem_generator.resolve import Resolver
+from gmem_generator.resolve import Resolver, images_of, pin
 from gmem_generator.schemas import GenerateRequest, ReplayRequest
 from gmem_generator.stopwatch import Stopwatch
 from gmem_shared import tracing
 from gmem_shared.errors import DeadlineExceededError, InternalError
 from gmem_shared.ports import Backend, BankSource
 from gmem_shared.types import DrawSpec, GeneratedImage, GenerationTask, Snippets
+
+PART_SECONDS = 3600.0
+"""Deadline of what nobody waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,10 @@ class Result:
     images: tuple[FinishedImage, ...]
     evaluations: int
     watch: Stopwatch
+
+
+async def _free(_: int) -> None:
+    """Ask nothing for images."""
 
 
 class Pipeline:
@@ -86,10 +93,13 @@ class Pipeline:
         watch: Stopwatch,
         content: bytes,
         deliver: Callable[[FinishedImage], None] = lambda _: None,
+        *,
+        spend: Callable[[int], Awaitable[None]] = _free,
     ) -> Result:
         """Make the images; ``deliver`` gets each as it finishes, the result has all in order.
 
-        ``content`` is what the client sent, by which it is known when it sends it again.
+        ``content`` is what the client sent, by which it is known when it sends it again. ``spend``
+        takes the images from the client's quota once there is room for them, or raises.
         Cancelling the call stops the engine's work for it.
 
         Raises:
@@ -101,26 +111,69 @@ class Pipeline:
         try:
             async with self._drain.work(seconds):
                 plan = await self._resolver.plan(request)
-                kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
-                images = len(plan.indices)
-                if tracing.active():
-                    _describe(plan)
-                with self._admission.admit(images, plan.steps, kind, content) as ticket:
-                    watch.lap("plan")
-                    snippets = None
-                    if plan.query is not None:
-                        snippets = await self._snippets(plan, plan.query)
-                        watch.lap("bank")
-                    task = _task(plan, snippets, end - self._clock())
-                    names = {info.id: info.name for info in plan.classes}
-                    job = _Job(plan, names, snippets, task, ticket, watch, deliver)
-                    made = await self._generate(job)
+                result = await self._make(plan, watch, content, end, deliver, spend)
         except DeadlineExceededError:
             self._metrics.cancelled.labels("deadline").inc()
             raise
+        self._metrics.observe_stages(watch.seconds)
+        return result
+
+    @tracing.traced("generate")
+    async def run_part(self, request: GenerateRequest | ReplayRequest, images: range) -> Result:
+        """Make some images of a pinned request that nobody waits for.
+
+        The stages of those that somebody waits for are observed, of these not.
+
+        Raises:
+            GmemError: They are refused or fail.
+        """
+        watch = Stopwatch(self._clock, self._clock())
+        end = self._clock() + PART_SECONDS
+        async with self._drain.work(PART_SECONDS):
+            plan = await self._resolver.plan(request, images)
+            return await self._make(plan, watch, b"", end, lambda _: None, _free)
+
+    async def pin(
+        self, request: GenerateRequest | ReplayRequest
+    ) -> tuple[GenerateRequest | ReplayRequest, Plan]:
+        """Return the pinned request and the plan of its first images; nothing is made.
+
+        Raises:
+            GmemError: The request would be refused.
+        """
+        self._drain.check()
+        rows = (
+            request.memory.rows if isinstance(request, GenerateRequest) and request.memory else ()
+        )
+        plan = await self._resolver.plan(request, range(min(images_of(request), len(rows) or 1)))
+        if plan.query is not None:
+            await self._snippets(plan, plan.query)
+        return pin(request, plan), plan
+
+    async def _make(
+        self,
+        plan: Plan,
+        watch: Stopwatch,
+        content: bytes,
+        end: float,
+        deliver: Callable[[FinishedImage], None],
+        spend: Callable[[int], Awaitable[None]],
+    ) -> Result:
+        if tracing.active():
+            _describe(plan)
+        kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
+        with self._admission.admit(len(plan.indices), plan.steps, kind, content) as ticket:
+            await spend(len(plan.indices))
+            watch.lap("plan")
+            snippets = None
+            if plan.query is not None:
+                snippets = await self._snippets(plan, plan.query)
+                watch.lap("bank")
+            task = _task(plan, snippets, end - self._clock())
+            names = {info.id: info.name for info in plan.classes}
+            made = await self._generate(_Work(plan, names, snippets, task, ticket, watch, deliver))
         evaluations = sum(image.evaluations for image in made)
         self._metrics.generated(len(made), evaluations)
-        self._metrics.observe_stages(watch.seconds)
         return Result(task.id, plan, made, evaluations, watch)
 
     async def _snippets(self, plan: Plan, query: BankQuery) -> Snippets:
@@ -128,33 +181,33 @@ class Pipeline:
         if query.rows is not None:
             with tracing.span("bank.gather", client=True):
                 return await self._bank.gather(bank, query.rows)
-        spec = DrawSpec(len(plan.indices), plan.seed, query.labels)
+        spec = DrawSpec(len(plan.indices), plan.seed, query.labels, plan.indices[0])
         with tracing.span("bank.draw", client=True):
             if query.exclude:
                 return await self._drawer.draw_except(bank, spec, query.exclude)
             return await self._drawer.draw(bank, spec)
 
-    async def _generate(self, job: _Job) -> tuple[FinishedImage, ...]:
+    async def _generate(self, work: _Work) -> tuple[FinishedImage, ...]:
         finished: dict[int, FinishedImage] = {}
         breathe = Breath(self._clock)
-        async with aclosing(self._backend.generate(job.task)) as made:  # closing stops the engine
+        async with aclosing(self._backend.generate(work.task)) as made:  # closing stops the engine
             async for image in made:
-                job.watch.waited(image)
-                job.ticket.finished(image.evaluations)
-                last = len(finished) + 1 == len(job.task)
+                work.watch.waited(image)
+                work.ticket.finished(image.evaluations)
+                last = len(finished) + 1 == len(work.task)
                 with tracing.span("encode") if last else nullcontext():
-                    finished[image.position] = await _encode(job, image)
-                job.deliver(finished[image.position])
-                job.watch.lap("encode")
+                    finished[image.position] = await _encode(work, image)
+                work.deliver(finished[image.position])
+                work.watch.lap("encode")
                 await breathe()
-        job.watch.waited()
-        if len(finished) < len(job.task):
-            raise InternalError(f"expected {len(job.task)} images, found {len(finished)}")
+        work.watch.waited()
+        if len(finished) < len(work.task):
+            raise InternalError(f"expected {len(work.task)} images, found {len(finished)}")
         return tuple(finished[position] for position in sorted(finished))
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Work:
     plan: Plan
     class_names: dict[int, str]
     snippets: Snippets | None
@@ -192,7 +245,7 @@ def _describe(plan: Plan) -> None:
     )
 
 
-async def _encode(job: _Job, image: GeneratedImage) -> FinishedImage:
-    origin = provenance(job.plan, job.class_names, job.snippets, image.position)
+async def _encode(work: _Work, image: GeneratedImage) -> FinishedImage:
+    origin = provenance(work.plan, work.class_names, work.snippets, image.position)
     encoded = await encode(image.pixels, png_text(origin))
     return FinishedImage(image.position, image.pixels, encoded, image.evaluations, origin)

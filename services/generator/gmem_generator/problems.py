@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from structlog.contextvars import get_contextvars
 
 from gmem_generator.validation import to_error
-from gmem_shared.errors import GmemError, to_problem
+from gmem_shared.errors import GmemError, to_headers, to_problem
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -38,13 +37,11 @@ class ProblemResponse(Response):
         if request_id is not None:
             problem = {**problem, "request_id": request_id}
         super().__init__(json.dumps(problem), status_code=problem["status"], headers=headers)
-        if "retry_after_seconds" in problem:
-            self.headers["Retry-After"] = str(max(1, math.ceil(problem["retry_after_seconds"])))
 
 
 def of_error(error: GmemError, **extensions: Any) -> ProblemResponse:
     """Answer with an error of the product; ``extensions`` are further members."""
-    return ProblemResponse({**to_problem(error), **extensions})
+    return ProblemResponse({**to_problem(error), **extensions}, to_headers(error))
 
 
 def of_status(error: HTTPException) -> ProblemResponse:
@@ -89,8 +86,18 @@ def _explained(request: Request, error: HTTPException) -> HTTPException:
     if error.status_code == 404:
         detail = f"expected a path of this API, found {path!r}; GET /docs lists them"
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        allowed = _methods(request, error)
         detail = f"expected {allowed} for {path!r}, found {request.method[:20]}"
+        return HTTPException(405, detail, {"Allow": allowed})
     else:
         return error
     return HTTPException(error.status_code, detail, error.headers)
+
+
+def _methods(request: Request, error: HTTPException) -> str:
+    """Return the methods of a path; the router names those of the first of its routes only."""
+    path = getattr(request.scope.get("route"), "path", None)
+    operations = request.app.openapi()["paths"].get(path)
+    if operations is None:
+        return (error.headers or {}).get("Allow", "another method")
+    return ", ".join(sorted(map(str.upper, operations)))

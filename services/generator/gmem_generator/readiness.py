@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from gmem_generator.jobs.connection import Connection
 from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
 from gmem_generator.resolve import Resolver
 from gmem_generator.schemas import Part
-from gmem_shared.errors import GmemError
+from gmem_shared.errors import GmemError, NotReadyError
 from gmem_shared.ports import Backend, BankSource
 
 TIMEOUT_SECONDS = 2.0
@@ -19,7 +20,7 @@ class Readiness:
     """Asks bank and engine, every time anew.
 
     The bank counts only if the default model draws from one: a front end of label models is ready
-    without.
+    without. Redis is shown and never counts: it is needed by jobs and idempotency keys alone.
     """
 
     def __init__(
@@ -29,9 +30,11 @@ class Readiness:
         drain: Drain,
         metrics: Metrics,
         resolver: Resolver,
+        connection: Connection,
     ) -> None:
         async def server() -> None:
-            drain.check()
+            if drain.leaving:
+                raise NotReadyError("the server is shutting down", retry_after_seconds=2.0)
 
         self._checks: dict[str, Callable[[], Awaitable[None]]] = {
             "server": server,
@@ -40,6 +43,7 @@ class Readiness:
         }
         self._metrics = metrics
         self._resolver = resolver
+        self._connection = connection
 
     async def parts(self) -> tuple[dict[str, Part], float | None]:
         """Return the state of every part and, if one is away, when to ask again in seconds."""
@@ -51,6 +55,11 @@ class Readiness:
             self._metrics.ready.labels(name).set(reason is None)
             if reason is not None:
                 waits[name] = wait
+        if self._connection.shared:
+            # As of the last call, so that a probe need not wait for a Redis that hangs.
+            reason = self._connection.problem
+            parts["redis"] = Part(ready=reason is None, reason=reason)
+            self._metrics.ready.labels("redis").set(reason is None)
         if waits.keys() == {"bank"} and not await self._draws():
             return parts, None
         return parts, max(waits.values(), default=None)

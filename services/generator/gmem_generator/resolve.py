@@ -12,7 +12,7 @@ import numpy as np
 
 from gmem_generator.classes import find_class
 from gmem_generator.memo import Memo
-from gmem_generator.plan import BankQuery, Plan, check_encoder, out_of_range
+from gmem_generator.plan import BankQuery, Plan, check_encoder, out_of_range, pinned
 from gmem_generator.replay import ReplayToken
 from gmem_generator.schemas import GenerateRequest, ReplayRequest
 from gmem_shared.class_draw import draw_classes
@@ -44,8 +44,15 @@ class Resolver:
         self._max_images = max_images
         self._random_seed = random_seed
 
-    async def plan(self, request: GenerateRequest | ReplayRequest) -> Plan:
+    async def plan(
+        self, request: GenerateRequest | ReplayRequest, part: range | None = None
+    ) -> Plan:
         """Resolve a request.
+
+        Args:
+            request: What is asked for.
+            part: These of its images, of which there may be more than one request may have
+                otherwise; by default all.
 
         Raises:
             NotFoundError: The bank, model, class, row or sampler does not exist.
@@ -56,22 +63,22 @@ class Resolver:
         """
         if isinstance(request, ReplayRequest):
             return await self._replay(request)
-        rows = request.memory.rows if request.memory else ()
-        count = request.num_images or len(rows) or 1
-        if count > self._max_images:
+        count = images_of(request)
+        if part is None and count > self._max_images:
             raise out_of_range("num_images", self._max_images, count)
+        images = range(count) if part is None else part
         model = await self.model(request.model)
         seed = self._random_seed() if request.seed is None else request.seed
         return Plan(
             model=model,
             seed=seed,
-            indices=tuple(range(count)),
+            indices=tuple(images),
             sampler=request.sampler or model.default_sampler,
             steps=request.num_steps or model.default_steps,
             guidance_scale=_guidance(request.guidance_scale, model),
             priority=request.priority,
-            query=await self._query(request, model, count),
-            labels=_labels(request.class_label, model, seed, count),
+            query=await self._query(request, model, images),
+            labels=_labels(request.class_label, model, seed, images),
         )
 
     async def model(self, named: str | None) -> ModelInfo:
@@ -99,7 +106,7 @@ class Resolver:
         return bank
 
     async def _query(
-        self, request: GenerateRequest, model: ModelInfo, count: int
+        self, request: GenerateRequest, model: ModelInfo, images: range
     ) -> BankQuery | None:
         bank = await self.bank(request.bank, model)
         memory, label = request.memory, request.class_label
@@ -111,7 +118,7 @@ class Resolver:
         return BankQuery(
             bank,
             labels=None if label is None else (find_class(bank, label).id,),
-            rows=tuple(rows[i % len(rows)] for i in range(count)) if rows else None,
+            rows=tuple(rows[i % len(rows)] for i in images) if rows else None,
             exclude=frozenset(memory.exclude if memory else ()),
         )
 
@@ -135,8 +142,35 @@ class Resolver:
         )
 
 
+def images_of(request: GenerateRequest | ReplayRequest) -> int:
+    """Return how many images a request asks for."""
+    if isinstance(request, ReplayRequest):
+        return 1
+    rows = request.memory.rows if request.memory else ()
+    return request.num_images or len(rows) or 1
+
+
+def pin(request: GenerateRequest | ReplayRequest, plan: Plan) -> GenerateRequest | ReplayRequest:
+    """Return the request that always means what this one means now: its images depend on it alone.
+
+    ``plan`` is what it was resolved to, or a part of it.
+    """
+    if isinstance(request, ReplayRequest):
+        return request
+    chosen = {
+        "num_images": images_of(request),
+        "seed": plan.seed,
+        "num_steps": plan.steps,
+        "sampler": plan.sampler,
+        "guidance_scale": plan.guidance_scale,
+        "bank": None if plan.bank is None else pinned(plan.bank),
+        "model": pinned(plan.model.version),
+    }
+    return request.model_copy(update=chosen)
+
+
 def _labels(
-    named: int | str | None, model: ModelInfo, seed: int, count: int
+    named: int | str | None, model: ModelInfo, seed: int, images: range
 ) -> tuple[int, ...] | None:
     """Return the class id of each image of a label model: the named one, or one drawn for each."""
     if model.condition == "none" and named is not None:
@@ -144,9 +178,9 @@ def _labels(
     if model.condition != "label":
         return None
     if named is not None:
-        return (find_class(model, named).id,) * count
+        return (find_class(model, named).id,) * len(images)
     ids = [info.id for info in model.classes]
-    return tuple(draw_classes(ids, seed, np.arange(count)).tolist())
+    return tuple(draw_classes(ids, seed, np.arange(images.start, images.stop)).tolist())
 
 
 def _guidance(asked: float | None, model: ModelInfo) -> float | None:

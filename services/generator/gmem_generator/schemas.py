@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -375,3 +376,60 @@ class Problem(Answer):
     """The ``X-Request-Id`` under which the server logged the request."""
     parts: dict[str, Part] | None = None
     """``/readyz`` only: which part is not ready, and why."""
+
+
+class JobImages(Answer):
+    """How far a job is."""
+
+    done: int
+    """Images that are stored."""
+    total: int
+
+
+class JobLinks(Answer):
+    """Where to go from a job."""
+
+    self: str
+    """Its state; ``DELETE`` cancels it."""
+    events: str
+    """Its progress, as server-sent events."""
+    result: str | None
+    """The images, once it succeeded."""
+
+
+class JobSummary(Answer):
+    """A job and how it is doing."""
+
+    id: str
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    images: JobImages
+    created_at: datetime
+    started_at: datetime | None
+    """When it began, or began again."""
+    ended_at: datetime | None
+    expires_at: datetime | None
+    """When it and its result will be deleted; known when it has ended."""
+    seconds_left: float | None
+    """Estimated from its pace so far."""
+    bank: Version | None
+    """``null`` for a model that draws from no bank."""
+    model: Version
+    error: Problem | None
+    """Why it failed."""
+    links: JobLinks
+
+
+class JobAnswer(JobSummary):
+    """A job and what it makes."""
+
+    request: dict[str, Any]
+    """What was asked for, with seed, versions and defaults filled in: without ``Prefer`` it makes
+    the same images, as far as one answer may have as many."""
+
+
+class JobsAnswer(Answer):
+    """Some of the caller's jobs, newest first."""
+
+    jobs: list[JobSummary]
+    total: int
+    """How many there are."""

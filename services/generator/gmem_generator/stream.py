@@ -16,6 +16,7 @@ from gmem_generator.pipeline import FinishedImage, Result
 from gmem_shared.errors import GmemError, to_problem
 
 KEEP_ALIVE_SECONDS = 15.0
+KEEP_ALIVE = b": keep-alive\n\n"
 
 Run = Callable[[Callable[[FinishedImage], None]], Coroutine[Any, Any, Result]]
 
@@ -69,15 +70,15 @@ class ImageStream(StreamingResponse):
             try:
                 image = await asyncio.wait_for(self._images.get(), KEEP_ALIVE_SECONDS)
             except TimeoutError:
-                yield b": keep-alive\n\n"
+                yield KEEP_ALIVE
                 continue
             if image is None:
                 break
-            yield _event("image", image_answer(image).model_dump_json())
+            yield event("image", image_answer(image).model_dump_json())
         try:
-            yield _event("completed", completed(self._work.result()).model_dump_json())
+            yield event("completed", completed(self._work.result()).model_dump_json())
         except GmemError as error:
-            yield _event("error", json.dumps(to_problem(error)))
+            yield event("error", json.dumps(to_problem(error)))
 
     def _deliver(self, image: FinishedImage | None) -> None:
         self._images.put_nowait(image)
@@ -89,5 +90,6 @@ class ImageStream(StreamingResponse):
             work.exception()  # retrieved, in case nobody is left to be told
 
 
-def _event(name: str, data: str) -> bytes:
+def event(name: str, data: str) -> bytes:
+    """Return a server-sent event; ``data`` is of one line."""
     return f"event: {name}\ndata: {data}\n\n".encode()

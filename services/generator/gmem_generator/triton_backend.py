@@ -15,7 +15,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gmem_generator.triton_stream import RETRY_AFTER_SECONDS, TritonStream
-from gmem_shared import tracing, triton_io
+from gmem_shared import tls, tracing, triton_io
 from gmem_shared.errors import DeadlineExceededError, InternalError, NotReadyError
 from gmem_shared.settings import Settings
 from gmem_shared.types import GeneratedImage, GenerationTask, ModelInfo, VersionRef
@@ -44,6 +44,8 @@ CHANNEL_OPTIONS = [
 class TritonBackend:
     """A `gmem_shared.ports.Backend` over one stream to Triton at ``address`` (gRPC).
 
+    With ``credentials`` the connection is encrypted, and Triton known by them.
+
     Any number of front ends may use one Triton.
 
     A broken stream fails what was in flight with `NotReadyError`; the next call opens a new one.
@@ -52,11 +54,17 @@ class TritonBackend:
     SHAREABLE: ClassVar[bool] = True
 
     def __init__(
-        self, address: str, *, timeout_seconds: float = 10.0, heartbeat_seconds: float = 5.0
+        self,
+        address: str,
+        *,
+        timeout_seconds: float = 10.0,
+        heartbeat_seconds: float = 5.0,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self._address = address
         self._timeout_seconds = timeout_seconds
         self._heartbeat_seconds = heartbeat_seconds
+        self._credentials = credentials
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._current: TritonStream | None = None
@@ -70,11 +78,17 @@ class TritonBackend:
             settings.generator.triton_address,
             timeout_seconds=settings.triton.timeout_seconds,
             heartbeat_seconds=settings.triton.heartbeat_seconds,
+            credentials=tls.channel_credentials(settings.security),
         )
 
     async def start(self) -> None:
         """Open the channel, which connects when it is first needed."""
-        self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(
+                self._address, self._credentials, options=CHANNEL_OPTIONS
+            )
         self._stub = GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:

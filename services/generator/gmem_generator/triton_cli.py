@@ -8,7 +8,7 @@ import typer
 
 from gmem_generator.triton_backend import TritonBackend
 from gmem_generator.triton_server import serve as become_tritonserver
-from gmem_shared import logs
+from gmem_shared import logs, tls
 from gmem_shared.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Run the real tritonserver with our model.")
@@ -28,9 +28,11 @@ def probe() -> None:
 
     Triton's own readiness stays good when the process that holds the engine is dead.
     """
-    settings = Settings().triton
+    settings = Settings()
     backend = TritonBackend(
-        f"{settings.host}:{settings.grpc_port}", heartbeat_seconds=settings.heartbeat_seconds
+        f"{settings.triton.host}:{settings.triton.grpc_port}",
+        heartbeat_seconds=settings.triton.heartbeat_seconds,
+        credentials=tls.channel_credentials(settings.security),
     )
     asyncio.run(_check(backend))
     typer.echo("ready")

@@ -1,6 +1,6 @@
-"""Starts the tritonserver that the ``nvidia-pytriton`` wheel carries, with our model in it.
+"""Starts tritonserver with our model in it: an installed one, or the one in a wheel.
 
-The wheel is used as a box of binaries; its Python package is never imported.
+The ``nvidia-pytriton`` wheel is used as a box of binaries; its Python package is never imported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import structlog
 
 from gmem_shared.errors import NotReadyError
-from gmem_shared.settings import Settings, TritonSettings
+from gmem_shared.settings import SecuritySettings, Settings, TritonSettings
 from gmem_shared.triton_io import MODEL_NAME, check_numpy
 
 log = structlog.get_logger(__name__)
@@ -36,16 +36,34 @@ def serve(settings: Settings) -> NoReturn:
     """
     triton = settings.triton
     check_numpy(np.__version__)
-    root = wheel_root()
+    root = wheel_root() if triton.server_dir is None else installed_root(triton.server_dir)
     for port in (triton.http_port, triton.grpc_port, triton.metrics_port):
         check_port(triton.host, port)
     remove_stale_regions(region_prefix(triton))
-    backends = lay_out_backends(triton.runtime_dir, root)
-    arguments = command(triton, root, backends, chatty=settings.log.level == "DEBUG")
     # The stub reads GMEM_*, AWS_* and what else its libraries know, as any entry point does.
-    variables = environment(os.environ.copy(), root)  # noqa: TID251
+    variables = os.environ.copy()  # noqa: TID251
+    backends = root / "backends"
+    if triton.server_dir is None:
+        backends = lay_out_backends(triton.runtime_dir, root)
+        variables = environment(variables, root)
+    chatty = settings.log.level == "DEBUG"
+    arguments = [*command(triton, root, backends, chatty=chatty), *encryption(settings.security)]
     log.info("triton.starting", host=triton.host, grpc_port=triton.grpc_port)
     os.execve(arguments[0], arguments, variables)  # noqa: S606
+
+
+def installed_root(folder: Path) -> Path:
+    """Return the folder of an installed tritonserver that can run Python models.
+
+    Raises:
+        NotReadyError: There is none.
+    """
+    if (folder / "bin" / "tritonserver").is_file() and (folder / "backends" / "python").is_dir():
+        return folder
+    raise NotReadyError(
+        f"expected bin/tritonserver and backends/python in {folder}, found something else; set "
+        "GMEM_TRITON__SERVER_DIR to /opt/tritonserver in NVIDIA's images, or unset it for the wheel"
+    )
 
 
 def wheel_root() -> Path:
@@ -114,7 +132,7 @@ def command(settings: TritonSettings, root: Path, backends: Path, *, chatty: boo
         "grpc-keepalive-time": 10_000,
         "grpc-keepalive-timeout": 10_000,
         "log-info": str(chatty).lower(),
-        "allow-gpu-metrics": "false",
+        "allow-gpu-metrics": str(settings.server_dir is not None).lower(),  # not in the wheel
         "pinned-memory-pool-byte-size": 0,
     }
     return [
@@ -124,11 +142,22 @@ def command(settings: TritonSettings, root: Path, backends: Path, *, chatty: boo
     ]
 
 
+def encryption(security: SecuritySettings) -> list[str]:
+    """Return the flags by which Triton's gRPC speaks TLS; its HTTP cannot."""
+    if security.tls_cert_file is None:
+        return []
+    flags = ["--grpc-use-ssl=1", f"--grpc-server-cert={security.tls_cert_file.resolve()}"]
+    return [
+        *flags,
+        f"--grpc-server-key={security.tls_key_file and security.tls_key_file.resolve()}",
+    ]
+
+
 def environment(base: Mapping[str, str], root: Path) -> dict[str, str]:
     """Return the environment in which server and stub find their libraries and this Python."""
     libraries = [str(root.parents[1] / "nvidia_pytriton.libs")]
     libdir = sysconfig.get_config_var("LIBDIR")
-    if libdir and Path(libdir, str(sysconfig.get_config_var("INSTSONAME"))).is_file():
+    if libdir and os.access(Path(libdir, str(sysconfig.get_config_var("INSTSONAME"))), os.R_OK):
         libraries.append(libdir)
     # The interpreter inside the stub takes the environment of the first `python3` on the path.
     binaries = [str(Path(sys.executable).parent)]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gmem_shared import logs
+from gmem_shared.announcements import Announcer
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.settings import Settings
 from gmem_shared.store import Store
@@ -98,7 +99,8 @@ def train(
         )
     name = name or (_name_of(data) if data is not None else recipe_name)
     url = (store or settings.store.url) if publish else str(workdir / "store")
-    target = Store.from_url(url, settings.store.cache_dir)
+    place = settings.store.model_copy(update={"url": url})
+    target = Store.from_settings(place, moved=Announcer(settings.redis, "moved"))
     if if_missing and is_promoted(target, name):
         return
 

@@ -22,6 +22,7 @@ from gmem_model.engine.fleet import Fleet
 from gmem_model.engine.loader import Loader
 from gmem_model.engine.metrics import EngineMetrics
 from gmem_model.engine.models import describe_model
+from gmem_shared.announcements import Announcer, Subscriber
 from gmem_shared.errors import (
     GmemError,
     InternalError,
@@ -29,7 +30,7 @@ from gmem_shared.errors import (
     NotReadyError,
     StorageError,
 )
-from gmem_shared.settings import EngineSettings
+from gmem_shared.settings import EngineSettings, RedisSettings
 from gmem_shared.store import Store, Version
 from gmem_shared.store.layout import is_alias
 from gmem_shared.types import GenerationTask, ModelInfo, Reference, VersionRef
@@ -48,6 +49,7 @@ class EngineHost:
         poll_seconds: How often to look for a moved alias, give or take a fifth.
         default_model: The model to load first; without it the host is not ready.
         registry: Where the metrics live.
+        redis: Where moves of aliases are announced, so that one need not wait for a poll.
         rng: Spreads the polls of replicas.
     """
 
@@ -59,6 +61,7 @@ class EngineHost:
         poll_seconds: float,
         default_model: str,
         registry: CollectorRegistry,
+        redis: RedisSettings | None = None,
         rng: np.random.Generator | None = None,
     ) -> None:
         self._settings = settings
@@ -75,6 +78,10 @@ class EngineHost:
         )
         self._problems: dict[Reference, GmemError] = {}
         self._stopped = threading.Event()
+        self._look = threading.Event()
+        redis = redis or RedisSettings()
+        self._subscriber = Subscriber(redis, "moved", self._look.set)
+        self._tell_served = Announcer(redis, "served")
         self._watcher = threading.Thread(target=self._watch, name="model-watch", daemon=True)
 
     def start(self) -> None:
@@ -86,10 +93,13 @@ class EngineHost:
         if not gc.get_freeze_count():
             gc.freeze()
         self._watcher.start()
+        self._subscriber.start()
 
     def close(self) -> None:
         """Finish the accepted tasks, for at most ``settings.drain_seconds``, and stop."""
+        self._subscriber.close()
         self._stopped.set()
+        self._look.set()
         if self._watcher.is_alive():
             self._watcher.join()
         self._loading.shutdown()
@@ -231,6 +241,7 @@ class EngineHost:
             self._metrics.model_version.labels(reference.name, reference.selector).set(version.seq)
             self._metrics.swaps.labels(reference.name).inc()
             log.info("engine.version.swapped", model=str(reference), version=str(version.ref))
+            self._tell_served()
         return engine
 
     def _watch(self) -> None:
@@ -243,7 +254,8 @@ class EngineHost:
                     self._problems[reference] = InternalError(
                         "a defect; the log of the engine has the details"
                     )
-            self._stopped.wait(self._poll_seconds * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
+            self._look.wait(self._poll_seconds * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
+            self._look.clear()
 
     def _follow(self, reference: Reference) -> None:
         """Bring in the version a reference leads to; a failure is logged once, and harmless."""

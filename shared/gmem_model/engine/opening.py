@@ -28,17 +28,22 @@ def open_engine(settings: Settings, registry: CollectorRegistry) -> EngineHost |
         from gmem_model.engine.pool.pool import EnginePool
 
         setup = Setup(
-            settings.store, settings.engine, settings.log, settings.generator.default_model
+            settings.store,
+            settings.engine,
+            settings.log,
+            settings.generator.default_model,
+            settings.redis,
         )
         return EnginePool(setup, processes, registry=registry)
     from gmem_model.engine.host import EngineHost
 
     return EngineHost(
-        Store.from_url(settings.store.url, cache_dir=settings.store.cache_dir),
+        Store.from_settings(settings.store),
         settings.engine,
         poll_seconds=settings.store.poll_seconds,
         default_model=settings.generator.default_model,
         registry=registry,
+        redis=settings.redis,
     )
 
 

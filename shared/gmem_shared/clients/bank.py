@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from gmem_shared import rpc, tracing
+from gmem_shared import rpc, tls, tracing
 from gmem_shared.bank_messages import (
     info_from_message,
     join,
@@ -45,22 +45,40 @@ class BankClient:
     Args:
         address: ``host:port`` of the gRPC server.
         timeout_seconds: Deadline of one call, retries included.
+        credentials: How the service is known; by default it speaks no TLS.
+        api_key: Sent with each call.
     """
 
-    def __init__(self, address: str, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_seconds: float = 10.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
+    ) -> None:
         self._address = address
         self._timeout_seconds = timeout_seconds
+        self._credentials = credentials
+        self._metadata = () if api_key is None else (("authorization", f"Bearer {api_key}"),)
         self._channel: grpc.aio.Channel | None = None
         self._started_stub: bank_pb2_grpc.BankAsyncStub | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> BankClient:
         """Build the client; connects lazily."""
-        return cls(settings.bank.address, timeout_seconds=settings.bank.timeout_seconds)
+        key_file = settings.bank.api_key_file
+        return cls(
+            settings.bank.address,
+            timeout_seconds=settings.bank.timeout_seconds,
+            credentials=tls.channel_credentials(settings.security),
+            api_key=None if key_file is None else key_file.read_text().strip(),
+        )
 
     async def start(self) -> None:
         """Open the channel; the service need not be there yet."""
-        self._channel = rpc.channel(self._address, [(_SERVICE, method) for method in _READS])
+        retried = [(_SERVICE, method) for method in _READS]
+        self._channel = rpc.channel(self._address, retried, self._credentials)
         self._started_stub = bank_pb2_grpc.BankStub(self._channel)
 
     async def close(self) -> None:
@@ -140,6 +158,10 @@ class BankClient:
             raise NotReadyError(f"client of the {self._name} is not started")
         return self._started_stub
 
+    def _along(self) -> tuple[tuple[str, str], ...]:
+        """Return the metadata of a call: who calls, and for which request."""
+        return (*self._metadata, *tracing.outgoing().items())
+
     async def _call(
         self,
         method: Callable[..., Awaitable[Response]],
@@ -149,9 +171,7 @@ class BankClient:
     ) -> Response:
         try:
             return await method(
-                request,
-                timeout=timeout or self._timeout_seconds,
-                metadata=tuple(tracing.outgoing().items()),
+                request, timeout=timeout or self._timeout_seconds, metadata=self._along()
             )
         except grpc.aio.AioRpcError as failure:
             raise rpc.error_of(failure, self._name) from failure
@@ -160,8 +180,7 @@ class BankClient:
         self, method: Callable[..., AsyncIterable[bank_pb2.Snippets]], request: Request
     ) -> Snippets:
         try:
-            metadata = tuple(tracing.outgoing().items())
-            call = method(request, timeout=self._timeout_seconds, metadata=metadata)
+            call = method(request, timeout=self._timeout_seconds, metadata=self._along())
             parts = [snippets_from_message(message) async for message in call]
         except grpc.aio.AioRpcError as failure:
             raise rpc.error_of(failure, self._name) from failure

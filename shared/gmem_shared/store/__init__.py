@@ -9,6 +9,7 @@ from gmem_shared.store.leases import Lease
 from gmem_shared.store.manifest import FileEntry, Manifest
 from gmem_shared.store.opened import OpenVersion
 from gmem_shared.store.repository import Repository
+from gmem_shared.store.results import Results
 from gmem_shared.store.store import Store
 from gmem_shared.store.version import Version
 
@@ -19,6 +20,7 @@ __all__ = [
     "Manifest",
     "OpenVersion",
     "Repository",
+    "Results",
     "Retention",
     "Store",
     "Version",

@@ -40,12 +40,23 @@ class AliasRecord(Record):
 
 
 class Aliases:
-    """The aliases of one bank or model. Thread-safe."""
+    """The aliases of one bank or model. Thread-safe.
 
-    def __init__(self, objects: Objects, layout: Layout, clock: Callable[[], datetime]) -> None:
+    Args:
+        moved: Called after each move.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        layout: Layout,
+        clock: Callable[[], datetime],
+        moved: Callable[[], None],
+    ) -> None:
         self._objects = objects
         self._layout = layout
         self._clock = clock
+        self._moved = moved
         self._journals: dict[str, Journal[AliasRecord]] = {}
 
     def names(self) -> list[str]:
@@ -103,6 +114,7 @@ class Aliases:
                     generation=record.generation,
                     seq=record.seq,
                 )
+                self._moved()
                 return record
 
     def before(self, alias: str) -> tuple[AliasRecord, AliasRecord]:

@@ -5,18 +5,20 @@ Errors of obstore end here: a missing object becomes `NotFoundError`, the rest `
 
 from __future__ import annotations
 
+import configparser
 import functools
 import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import unquote
 
+import obstore
 import obstore.store
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -24,22 +26,27 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from gmem_shared.errors import InvalidRequestError, NotFoundError, StorageError
 from gmem_shared.store.objects import ObjectInfo, Objects
 
+if TYPE_CHECKING:
+    from obstore.store import S3Config
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _CLOUDS = ("s3", "gs", "az")
+_LINKING = (obstore.store.S3Store, obstore.store.GCSStore, obstore.store.AzureStore)
 _memory_stores: dict[str, obstore.store.MemoryStore] = {}
 _memory_lock = threading.Lock()
 
 
-def connect(url: str) -> Objects:
+def connect(url: str, credentials_file: Path | None = None) -> Objects:
     """Return the object store behind a folder path, ``file://``, ``memory://`` or a cloud URL.
 
     Within a process, one ``memory://`` URL always names the same store. Cloud stores take their
-    credentials from the environment (``AWS_*`` for ``s3://``).
+    credentials from the environment (``AWS_*`` for ``s3://``), ``s3://`` from a file if one is
+    given.
 
     Raises:
-        InvalidRequestError: The URL is not understood.
+        InvalidRequestError: The URL or the file is not understood.
     """
     scheme, has_scheme, rest = url.partition("://")
     if not has_scheme or scheme == "file":
@@ -53,6 +60,7 @@ def connect(url: str) -> Objects:
         # allow_http lets AWS_ENDPOINT_URL name a plain-http server; https stays https.
         cloud = obstore.store.from_url(
             url,
+            config=_credentials(credentials_file) if scheme == "s3" else None,
             client_options={"allow_http": True, "timeout": timedelta(seconds=30)},
             retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
         )
@@ -62,6 +70,26 @@ def connect(url: str) -> Objects:
             f"found {url!r}: {_first_line(error)}"
         ) from error
     return ObstoreObjects(cloud)
+
+
+def _credentials(file: Path | None) -> S3Config:
+    """Read the ``[default]`` of an AWS credentials file; what it does not say stays unsaid."""
+    if file is None:
+        return {}
+    parser = configparser.ConfigParser(interpolation=None)  # a secret may hold a per cent sign
+    try:
+        parser.read_string(file.read_text())
+        entries = parser["default"]
+        return {
+            "access_key_id": entries["aws_access_key_id"].strip(),
+            "secret_access_key": entries["aws_secret_access_key"].strip(),
+        }
+    except (OSError, UnicodeDecodeError, KeyError, configparser.Error) as error:
+        # Not the error's own text: a parser quotes the line it stumbles over.
+        raise InvalidRequestError(
+            f"expected {file} to hold a section [default] with aws_access_key_id and "
+            f"aws_secret_access_key, found none ({type(error).__name__})"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:
@@ -76,18 +104,21 @@ def _guarded(call: Callable[_P, _R]) -> Callable[_P, _R]:
         wait=wait_random_exponential(multiplier=0.05, max=2),
         reraise=True,
     )(call)
+    return _translated(functools.wraps(call)(attempts))
 
+
+def _translated(call: Callable[_P, _R]) -> Callable[_P, _R]:
     @functools.wraps(call)
-    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def translated(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
-            return attempts(*args, **kwargs)
+            return call(*args, **kwargs)
         except (BaseError, OSError) as error:
             raise StorageError(
                 f"the object store failed to {call.__name__} {str(args[1])[:200]!r}: "
                 f"{_first_line(error)}; check the store's address, access and free space"
             ) from error
 
-    return guarded
+    return translated
 
 
 @contextmanager
@@ -119,6 +150,11 @@ class ObstoreObjects:
     def write(self, path: str, source: bytes | Path) -> None:
         """See `Objects.write`."""
         self._put(path, source)
+
+    @_translated  # not retried: what was taken from an iterator cannot be taken again
+    def write_pieces(self, path: str, pieces: Iterable[bytes]) -> None:
+        """See `Objects.write_pieces`."""
+        self._put_pieces(path, pieces)
 
     @_guarded
     def read(self, path: str) -> bytes:
@@ -166,6 +202,13 @@ class ObstoreObjects:
             with suppress(FileNotFoundError):
                 self._store.delete(path)
 
+    @_translated
+    def link(self, path: str, seconds: float) -> str | None:
+        """See `Objects.link`."""
+        if not isinstance(self._store, _LINKING):
+            return None
+        return obstore.sign(self._store, "GET", path, timedelta(seconds=seconds))
+
     def local_path(self, path: str) -> Path | None:
         """See `Objects.local_path`."""
         return None
@@ -175,6 +218,13 @@ class ObstoreObjects:
 
     def _put(self, path: str, source: bytes | Path) -> None:
         self._store.put(path, source)
+
+    def _put_pieces(self, path: str, pieces: Iterable[bytes]) -> None:
+        # An iterator given to `put` would run within its event loop, and could not read the store.
+        writer = obstore.open_writer(self._store, path)
+        for piece in pieces:
+            writer.write(piece)
+        writer.close()  # until then there is nothing at this path
 
 
 class LocalObjects(ObstoreObjects):
@@ -205,7 +255,10 @@ class LocalObjects(ObstoreObjects):
     def _put(self, path: str, source: bytes | Path) -> None:
         self._place(path, source, overwrite=True)
 
-    def _place(self, path: str, source: bytes | Path, *, overwrite: bool) -> None:
+    def _put_pieces(self, path: str, pieces: Iterable[bytes]) -> None:
+        self._place(path, pieces, overwrite=True)
+
+    def _place(self, path: str, source: bytes | Path | Iterable[bytes], *, overwrite: bool) -> None:
         staged = f"{path}.{uuid.uuid4().hex}.part"
         target = self._root / staged
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -215,11 +268,11 @@ class LocalObjects(ObstoreObjects):
                     with source.open("rb") as original:
                         shutil.copyfileobj(original, file, 1 << 20)
                 else:
-                    file.write(source)
+                    file.writelines([source] if isinstance(source, bytes) else source)
                 file.flush()
                 os.fsync(file.fileno())
             self._store.rename(staged, path, overwrite=overwrite)
-        except (BaseError, OSError):
+        except BaseException:  # whatever it is: nothing of it may stay
             target.unlink(missing_ok=True)
             raise
         self._sync_folders(target.parent)

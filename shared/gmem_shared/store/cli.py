@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
@@ -11,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from gmem_shared import logs
+from gmem_shared.announcements import Announcer
 from gmem_shared.settings import Settings
 from gmem_shared.store.aliases import AliasRecord
 from gmem_shared.store.gc import Retention
 from gmem_shared.store.repository import Repository
 from gmem_shared.store.store import Store
-from gmem_shared.types import Kind
+from gmem_shared.types import DEFAULT_ALIAS, Kind
 
 app = typer.Typer(no_args_is_help=True, help="List, verify, alias and clean up versions.")
 alias_app = typer.Typer(no_args_is_help=True, help="Move an alias, or see how it moved.")
@@ -37,9 +39,17 @@ def _configure() -> None:
 
 def _repository(target: str) -> Repository:
     kind, _, name = target.partition("/")
-    settings = Settings().store
-    store = Store.from_url(settings.url, settings.cache_dir)
+    settings = Settings()
+    store = Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
     return store.repository(cast(Kind, kind), name)  # checks both
+
+
+@app.command()
+def check() -> None:
+    """Try whether this store can be published to: that of two writers only one creates a file."""
+    settings = Settings().store
+    Store.from_settings(settings).check()
+    _console.print(f"{settings.url}: answers, and of simultaneous writers one wins")
 
 
 @app.command()
@@ -72,6 +82,31 @@ def verify(target: Target, selector: Selector) -> None:
     version = repository.resolve(selector)
     repository.verify(version)
     _console.print(f"{version.ref} {version.digest}: every byte is as published")
+
+
+@app.command()
+def keygen(
+    file: Annotated[Path, typer.Argument(help="for the private key; beside it: .pub")],
+) -> None:
+    """Make a pair of keys: one signs versions, the other tells who signed."""
+    from gmem_shared.store.signing import make_keys  # its library is needed here only
+
+    public = make_keys(file)
+    _console.print(
+        f"{file}: keep it secret, set GMEM_STORE__SIGNING_KEY_FILE where you publish\n"
+        f"{public}: add it to GMEM_STORE__TRUSTED_KEYS_FILE where you serve",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def sign(target: Annotated[str, typer.Argument(help="e.g. banks/digits@3")]) -> None:
+    """Sign a published version with GMEM_STORE__SIGNING_KEY_FILE."""
+    place, _, selector = target.partition("@")
+    repository = _repository(place)
+    version = repository.resolve(selector or DEFAULT_ALIAS)
+    key = repository.sign(version)
+    _console.print(f"{version.ref} {version.digest}: signed by {key}", soft_wrap=True)
 
 
 @alias_app.command("set")

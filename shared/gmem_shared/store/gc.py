@@ -108,7 +108,9 @@ class Collector:
         records = self._live_records(old, {d for lease in leases.values() for d in lease.digests})
         live = {shelf.plans.newest_path, *leases, *(shelf.log.path(r.seq) for r in records)}
         live |= {path for path in listed if shelf.layout.is_alias_record(path)}
-        return live.union(*(shelf.paths_of(digest) for digest in {r.digest for r in records}))
+        digests = {record.digest for record in records}
+        live |= {path for path in listed if shelf.layout.signed_digest(path) in digests}
+        return live.union(*(shelf.paths_of(digest) for digest in digests))
 
     def _live_records(self, old: set[str], leased: set[str]) -> list[LogRecord]:
         shelf, keep = self._shelf, self._retention

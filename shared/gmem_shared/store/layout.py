@@ -66,6 +66,16 @@ class Layout:
         """Manifest of a version, by its digest (``sha256-…``)."""
         return f"{self.root}/manifests/{digest}.json"
 
+    def signature(self, digest: str, key_id: str) -> str:
+        """Signature of a version by one key, beside its manifest."""
+        return f"{self.root}/manifests/{digest}.{key_id}.sig"
+
+    def signed_digest(self, path: str) -> str | None:
+        """Return the digest of the version that a path holds a signature of, if it does."""
+        folder, _, file = path.rpartition("/")
+        is_signature = folder == f"{self.root}/manifests" and file.endswith(".sig")
+        return file.partition(".")[0] if is_signature else None
+
     def alias(self, alias: str) -> str:
         """Folder of one alias's generations; raises `InvalidRequestError` for a bad name."""
         if not is_alias(alias):

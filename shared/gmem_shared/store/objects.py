@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +34,13 @@ class Objects(Protocol):
         """Write an object of any size, replacing an existing one."""
         ...
 
+    def write_pieces(self, path: str, pieces: Iterable[bytes]) -> None:
+        """Write an object of any size that is made as it is written, replacing an existing one.
+
+        What ``pieces`` raises leaves the store as it was.
+        """
+        ...
+
     def read(self, path: str) -> bytes:
         """Return an object's bytes; raises `NotFoundError`."""
         ...
@@ -56,6 +63,10 @@ class Objects(Protocol):
 
     def delete(self, paths: Sequence[str]) -> None:
         """Delete objects; absent ones are ignored."""
+        ...
+
+    def link(self, path: str, seconds: float) -> str | None:
+        """Return a URL that lets anybody read an object for a while, or `None`: there are none."""
         ...
 
     def local_path(self, path: str) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gmem_shared.errors import (
     CorruptVersionError,
@@ -15,6 +16,9 @@ from gmem_shared.store.manifest import FileEntry, Manifest
 from gmem_shared.store.shelf import Shelf
 from gmem_shared.store.verify import check_object
 from gmem_shared.store.version import LogRecord
+
+if TYPE_CHECKING:
+    from gmem_shared.store.signing import Signer
 
 _UPLOAD_PASSES = 5
 
@@ -70,6 +74,18 @@ def upload(
         f"objects of {shelf.layout.root} vanish while they are published: "
         f"check what else deletes from this store, then publish again"
     )
+
+
+def sign(shelf: Shelf, signer: Signer, digest: str) -> None:
+    """Put a signature beside the manifest.
+
+    Raises:
+        ConflictError: A garbage collection is about to delete it.
+    """
+    path = shelf.layout.signature(digest, signer.key_id)
+    shelf.plans.refuse_planned([path])
+    # Written, not created: the same key gives the same bytes, and a damaged one is repaired so.
+    shelf.objects.write(path, signer.sign(shelf.layout, digest))
 
 
 def commit(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import structlog
@@ -25,6 +25,9 @@ from gmem_shared.store.shelf import Shelf
 from gmem_shared.store.verify import check_object
 from gmem_shared.store.version import LogRecord, Version
 
+if TYPE_CHECKING:
+    from gmem_shared.store.signing import Signer, TrustedKeys
+
 _log = structlog.get_logger(__name__)
 _NUMBER = re.compile(r"[0-9]{1,20}")
 _DIGEST_PREFIX = re.compile(r"sha256-[0-9a-f]{6,64}")
@@ -37,9 +40,18 @@ class Repository:
     (``sha256-…``), or a prefix of one with at least six hexadecimal digits.
     """
 
-    def __init__(self, shelf: Shelf, opener: BlobOpener) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        opener: BlobOpener,
+        *,
+        signer: Signer | None = None,
+        trusted: TrustedKeys | None = None,
+    ) -> None:
         self._shelf = shelf
         self._opener = opener
+        self._signer = signer
+        self._trusted = trusted
 
     def publish(
         self,
@@ -91,6 +103,8 @@ class Repository:
         record = publish.find_commit(self._shelf, publish_id, digest, after=seen)
         if record is None:
             publish.upload(self._shelf, manifest, digest, files)
+            if self._signer is not None:  # before the commit: nobody finds it unsigned
+                publish.sign(self._shelf, self._signer, digest)
             record = publish.commit(self._shelf, digest, publish_id, message, expected_parent, seen)
         _log.info(
             "store.version.published",
@@ -99,6 +113,22 @@ class Repository:
             digest=digest,
         )
         return self._version(record)
+
+    def sign(self, version: Version) -> str:
+        """Sign a published version; return the id of the key.
+
+        Raises:
+            InvalidRequestError: There is no key to sign with.
+            ConflictError: The version is about to be garbage collected.
+            CorruptVersionError: Its manifest is not the published one.
+        """
+        if self._signer is None:
+            raise InvalidRequestError(
+                "expected a key to sign with, found none; set GMEM_STORE__SIGNING_KEY_FILE"
+            )
+        self._shelf.manifest(self._make_live(version).digest)
+        publish.sign(self._shelf, self._signer, version.digest)
+        return self._signer.key_id
 
     def versions(self) -> list[Version]:
         """Return all versions, oldest first."""
@@ -158,7 +188,9 @@ class Repository:
         Raises:
             CorruptVersionError: Names the file and chunk that differ from what was published.
             UnsupportedVersionError: A newer release wrote the version.
+            UntrustedVersionError: Signatures are asked for, and no trusted key signed it.
         """
+        self._check_signature(version)
         return OpenVersion(
             version,
             {
@@ -174,7 +206,9 @@ class Repository:
 
         Raises:
             CorruptVersionError: Names the file and chunk that differ from what was published.
+            UntrustedVersionError: As in `open`.
         """
+        self._check_signature(version)
         for file, entry in version.manifest.files.items():
             path = self._shelf.layout.blob(entry.sha256)
             check_object(self._shelf.objects, path, str(version.ref), file, entry)
@@ -246,6 +280,11 @@ class Repository:
     ) -> list[ObjectInfo]:
         """Delete what nothing refers to; see `Collector.collect`."""
         return Collector(self._shelf, retention).collect(sleep)
+
+    def _check_signature(self, version: Version) -> None:
+        if self._trusted is not None:
+            layout, objects = self._shelf.layout, self._shelf.objects
+            self._trusted.check(objects, layout, version.digest, str(version.ref))
 
     def _make_live(self, version: Version) -> Version:
         """Check that an alias or lease may rely on a version from now on."""

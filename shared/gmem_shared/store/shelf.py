@@ -27,12 +27,14 @@ Clock = Callable[[], datetime]
 class Shelf:
     """The log, aliases, leases, plans and manifests of one bank or model. Thread-safe."""
 
-    def __init__(self, objects: Objects, layout: Layout, clock: Clock) -> None:
+    def __init__(
+        self, objects: Objects, layout: Layout, clock: Clock, moved: Callable[[], None]
+    ) -> None:
         self.objects = objects
         self.layout = layout
         self.clock = clock
         self.log = Journal(objects, layout.log, LogRecord)
-        self.aliases = Aliases(objects, layout, clock)
+        self.aliases = Aliases(objects, layout, clock, moved)
         self.leases = Leases(objects, layout, clock)
         self.plans = Plans(objects, layout, clock)
         self._manifests: dict[str, Manifest] = {}

@@ -14,7 +14,7 @@ from gmem_shared.store import Store
 from gmem_shared.store.backends import connect
 from gmem_shared.store.gc import Retention
 from tests.support.rgw import rados_gateway
-from tests.support.s3 import bucket, moto_server
+from tests.support.s3 import ACCESS_KEY, SECRET_KEY, bucket, moto_server
 from tests.support.stores import (
     Crash,
     InterruptedObjects,
@@ -43,6 +43,27 @@ def endpoint(
 def url(endpoint: str) -> Iterator[str]:
     with bucket(endpoint) as address:
         yield address
+
+
+def test_of_simultaneous_writers_one_wins(url: str, tmp_path: Path) -> None:
+    Store.from_url(url, tmp_path).check()
+
+
+@pytest.mark.parametrize("endpoint", [CEPH], indirect=True)  # moto takes any secret
+def test_credentials_come_from_a_file(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    for path, secret in ((right, SECRET_KEY), (wrong, "an%other")):
+        path.write_text(
+            f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {secret}\n"
+        )
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    connect(url, right).write("a", b"mine")
+    assert connect(url, right).read("a") == b"mine"
+    with pytest.raises(StorageError):
+        connect(url, wrong).read("a")
 
 
 def test_racing_publishers_all_get_a_version(url: str, tmp_path: Path) -> None:

@@ -23,8 +23,11 @@ from gmem_shared.errors import (
     UnknownAliasError,
     UnknownBankError,
     UnknownVersionError,
+    UntrustedVersionError,
 )
+from gmem_shared.settings import StoreSettings
 from gmem_shared.store import Store, Version
+from gmem_shared.store.signing import make_keys
 from tests.support import banks
 
 WAIT_SECONDS = 30
@@ -136,6 +139,46 @@ def test_corrupt_new_version_is_refused_and_the_old_one_served(
     assert any(SNIPPETS in problem for problem in host.problems())
     failures = registry.get_sample_value("gmem_bank_swap_failures_total", {"bank": "digits"})
     assert failures == 1, "a refused version is not verified again at every poll"
+
+
+def test_a_version_nobody_trusted_signed_is_refused_and_the_old_one_served_until_it_is_signed(
+    store: Store, tmp_path: Path, registry: CollectorRegistry
+) -> None:
+    make_keys(tmp_path / "key")
+    settings = StoreSettings(
+        url=str(tmp_path / "store"),
+        cache_dir=tmp_path / "cache",
+        signing_key_file=tmp_path / "key",
+        trusted_keys_file=tmp_path / "key.pub",
+    )
+    trusting = Store.from_settings(settings)
+    banks.publish(trusting)
+    now = 0.0
+    host = BankHost(
+        trusting,
+        poll_seconds=0.02,
+        max_open_versions=1,
+        registry=registry,
+        holder="test",
+        clock=lambda: now,
+    )
+    host.refresh()
+    unsigned = banks.publish(store, **banks.features(seed=1))
+    for _ in range(3):
+        host.refresh()
+    assert host.resolve("digits").version.seq == 1
+    with pytest.raises(UntrustedVersionError, match="gmem store sign"):
+        host.resolve("digits@2")
+    assert any("trusted keys" in problem for problem in host.problems())
+    failures = registry.get_sample_value("gmem_bank_swap_failures_total", {"bank": "digits"})
+    assert failures == 1
+    with pytest.raises(UntrustedVersionError):
+        host.set_alias("digits", "staging", "2", "")
+    trusting.repository("banks", "digits").sign(unsigned)
+    now = 60.0
+    host.refresh()
+    assert host.resolve("digits").version.seq == 2
+    host.close()
 
 
 def test_repaired_version_is_taken_into_use(

@@ -238,8 +238,9 @@ async def test_defects_do_not_leak(
         raise RuntimeError("secret")
 
     monkeypatch.setattr(bank.service, "banks", broken)
-    problem = assert_problem(await http.get("/v1/banks"), 500, "internal")
-    assert "secret" not in problem["detail"]
+    answer = await http.get("/v1/banks")
+    assert "secret" not in assert_problem(answer, 500, "internal")["detail"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_readiness_tells_why_not_and_when_to_ask_again(

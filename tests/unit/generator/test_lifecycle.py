@@ -27,6 +27,16 @@ async def test_a_timeout_inside_the_work_is_not_taken_for_its_deadline() -> None
             raise TimeoutError
 
 
+async def test_a_server_that_leaves_takes_work_until_it_drains() -> None:
+    drain = Drain()
+    drain.leave()
+    async with drain.work(60.0):
+        assert drain.leaving
+    drain.begin()
+    with pytest.raises(NotReadyError):
+        await endless(drain)
+
+
 async def test_draining_refuses_new_work_and_lets_old_work_finish() -> None:
     drain, done = Drain(), asyncio.Event()
 

@@ -23,6 +23,13 @@ class Source:
         return f"{key}{self.calls}"
 
 
+async def test_what_is_forgotten_is_asked_anew() -> None:
+    memo = Memo(Source(), 2.0, lambda: 0.0)
+    assert await memo.get("a") == "a1"
+    memo.forget()
+    assert await memo.get("a") == "a2"
+
+
 async def test_an_answer_is_remembered_until_it_is_too_old() -> None:
     now, source = [0.0], Source()
     memo = Memo(source, 2.0, lambda: now[0])

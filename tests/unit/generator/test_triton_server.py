@@ -96,6 +96,23 @@ def test_serve_becomes_tritonserver(installed, settings, started) -> None:
     assert libraries[0] == str(installed.parents[1] / "nvidia_pytriton.libs")
 
 
+def test_an_installed_server_brings_its_own_libraries(wheel, settings, started) -> None:
+    triton = settings.triton.model_copy(update={"server_dir": wheel})
+    triton_server.serve(settings.model_copy(update={"triton": triton}))
+    ((argv, env),) = started
+    assert argv[0] == str(wheel / "bin" / "tritonserver")
+    assert f"--backend-directory={wheel / 'backends'}" in argv
+    assert "--allow-gpu-metrics=true" in argv
+    assert env == dict(os.environ)
+
+
+def test_a_folder_without_a_server_is_told_apart(settings, started, tmp_path) -> None:
+    triton = settings.triton.model_copy(update={"server_dir": tmp_path})
+    with pytest.raises(NotReadyError, match="GMEM_TRITON__SERVER_DIR"):
+        triton_server.serve(settings.model_copy(update={"triton": triton}))
+    assert not started
+
+
 def test_a_busy_port_is_named(installed, settings, started) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", settings.triton.grpc_port))

@@ -8,10 +8,14 @@ from gmem_shared.errors import (
     GmemError,
     OutOfRangeError,
     OverloadedError,
+    OverQuotaError,
+    ReachedLimit,
+    UnauthenticatedError,
     UnknownClassError,
     error_classes,
     from_problem,
     status_of,
+    to_headers,
     to_problem,
 )
 
@@ -59,6 +63,18 @@ def test_a_problem_is_also_an_openai_error() -> None:
     assert problem["error"] == {
         "message": "no", "type": "out_of_range", "param": "n", "code": "out_of_range",
     }  # fmt: skip
+
+
+def test_the_headers_say_how_to_come_in_and_when_to_come_back() -> None:
+    assert to_headers(OutOfRangeError("no")) == {}
+    assert to_headers(UnauthenticatedError("who?")) == {"WWW-Authenticate": "Bearer"}
+    assert to_headers(OverloadedError("full", retry_after_seconds=0.2)) == {"Retry-After": "1"}
+    limit = ReachedLimit("images", amount=100, window_seconds=3600, remaining=7)
+    assert to_headers(OverQuotaError("no more", limit=limit, retry_after_seconds=61.5)) == {
+        "Retry-After": "62",
+        "RateLimit-Policy": '"images";q=100;w=3600',
+        "RateLimit": '"images";r=7;t=62',
+    }
 
 
 def test_retry_after_is_only_there_when_known() -> None:

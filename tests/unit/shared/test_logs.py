@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from gmem_shared import logs
+from gmem_shared.keys import new_key
 from gmem_shared.settings import LogSettings
 
 
@@ -49,3 +50,18 @@ def test_libraries_that_announce_every_start_are_quiet_but_may_warn(capsys) -> N
     logging.getLogger("uvicorn.error").info("Started server process")
     logging.getLogger("uvicorn.error").warning("something is wrong")
     assert [line["event"] for line in lines(capsys)] == ["something is wrong"]
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_what_looks_like_a_key_is_masked_wherever_it_stands(capsys, json_lines) -> None:
+    logs.configure(LogSettings(json_lines=json_lines))
+    key, entry = new_key("alice", ["read"], None)
+    try:
+        raise ValueError(f"sent by {key}")
+    except ValueError:
+        structlog.get_logger("ours").exception("request.failed", path=f"/x/{key}?k={key}")
+        logging.getLogger("theirs").exception("got %s", key)
+    written = capsys.readouterr().err
+    assert key not in written
+    assert written.count("gmem_…" if not json_lines else "gmem_") >= 4
+    assert entry.id not in written

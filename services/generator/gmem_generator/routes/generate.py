@@ -10,29 +10,117 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from gmem_generator import answers, negotiation
 from gmem_generator.attendance import attend
 from gmem_generator.body import CONTENT, JsonRoute
+from gmem_generator.jobs.idempotency import Key
+from gmem_generator.jobs.service import Jobs
+from gmem_generator.jobs.wishes import Wishes, caller, wishes
 from gmem_generator.metrics import Metrics
 from gmem_generator.middleware import STARTED
-from gmem_generator.openapi import GENERATE_EXAMPLES, generate_responses
+from gmem_generator.openapi import (
+    GENERATE_EXAMPLES,
+    GENERATE_HEADERS,
+    generate_responses,
+    job_responses,
+)
 from gmem_generator.pipeline import Pipeline
-from gmem_generator.schemas import GenerateAnswer, GenerateBody
+from gmem_generator.quota import Quota
+from gmem_generator.routes.jobs import accepted
+from gmem_generator.schemas import GenerateAnswer, GenerateBody, GenerateRequest, ReplayRequest
 from gmem_generator.stopwatch import Stopwatch
 from gmem_generator.stream import ImageStream
+from gmem_shared.guard import PRINCIPAL
+
+WISHES = "gmem.wishes"
+"""Member of the scope: what the client wishes beyond an answer, if anything."""
+
+_GRACE_SECONDS = 5.0
 
 
-def router(
-    pipeline: Pipeline, metrics: Metrics, gate: Callable[[bytes], None], max_body_bytes: int
-) -> APIRouter:
-    """Return the route, for bodies up to a size that a gate lets pass."""
-    api = APIRouter(route_class=JsonRoute.behind(gate, max_body_bytes), tags=["generate"])
+class Generation:
+    """Answers requests: with images, with the images of an earlier answer, or with a job.
 
-    def on_left() -> None:
-        metrics.cancelled.labels("disconnected").inc()
+    Args:
+        gate: Lets a body pass or refuses it; jobs all pass.
+        default_deadline_ms: Deadline of a request that names none.
+    """
 
-    @api.post("/generate", response_model=GenerateAnswer, responses=generate_responses())
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        quota: Quota,
+        metrics: Metrics,
+        gate: Callable[[bytes], None],
+        jobs: Jobs,
+        default_deadline_ms: int,
+    ) -> None:
+        self._pipeline = pipeline
+        self._quota = quota
+        self._metrics = metrics
+        self._gate = gate
+        self._jobs = jobs
+        self._default_deadline_ms = default_deadline_ms
+
+    def enter(self, scope: Scope) -> None:
+        """Look at the headers, and let the request pass or refuse it."""
+        wished = scope[WISHES] = wishes(scope)
+        if wished is None or not wished.job:
+            self._gate(scope[CONTENT])
+
+    async def answer(self, request: Request, body: GenerateRequest | ReplayRequest) -> Response:
+        """Answer with images."""
+        watch = Stopwatch(time.monotonic, request.scope[STARTED])
+        spend = partial(self._quota.spend, request.scope[PRINCIPAL])
+        run = partial(self._pipeline.run, body, watch, request.scope[CONTENT], spend=spend)
+        form = negotiation.negotiate(request.headers.get("accept"))
+        if form == negotiation.EVENTS:
+            stream = ImageStream(run, self._on_left)
+            return await attend(request, stream.begin(), self._on_left)
+        result = await attend(request, run(), self._on_left)
+        write = answers.as_png if form == negotiation.PNG else answers.as_json
+        response = await write(result)
+        self._metrics.observe_stages({"answer": watch.seconds["answer"]})
+        return response
+
+    async def fulfil(
+        self, request: Request, body: GenerateRequest | ReplayRequest, wished: Wishes
+    ) -> Response:
+        """Answer as wished."""
+        owner, key = caller(request.scope), None
+        if wished.key is not None:
+            key = Key.of(owner, wished.key, body, job=wished.job)
+        if wished.job or key is None:
+            spend = partial(self._quota.spend, request.scope[PRINCIPAL])
+            job = await self._jobs.office.submit(owner, body, key, spend)
+            return await accepted(self._jobs.office, job)
+
+        async def pin() -> GenerateRequest | ReplayRequest:
+            pinned, _ = await self._pipeline.pin(body)
+            return pinned
+
+        seconds = (body.deadline_ms or self._default_deadline_ms) / 1000 + _GRACE_SECONDS
+        async with self._jobs.idempotency.once(key, seconds, body, pin) as pinned:
+            return await self.answer(request, pinned)
+
+    def _on_left(self) -> None:
+        self._metrics.cancelled.labels("disconnected").inc()
+
+
+def router(generation: Generation, max_body_bytes: int) -> APIRouter:
+    """Return the route, for bodies up to a size."""
+    api = APIRouter(
+        route_class=JsonRoute.behind(generation.enter, max_body_bytes), tags=["generate"]
+    )
+
+    @api.post(
+        "/generate",
+        response_model=GenerateAnswer,
+        responses={**generate_responses(), **job_responses()},
+        openapi_extra=GENERATE_HEADERS,
+    )
     async def generate(
         request: Request,
         body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)],
@@ -42,18 +130,12 @@ def router(
         The answer's form follows `Accept`: `application/json` (default), `image/png` (a grid
         when several images were asked for; facts are in its text chunks and in `X-Gmem-*`
         headers) or `text/event-stream` (an `image` event as each one finishes, then `completed`,
-        or `error` with a problem). `/v1/generate` is the same.
+        or `error` with a problem). With `Prefer: respond-async` it is a job instead.
+        `/v1/generate` is the same.
         """
-        watch = Stopwatch(time.monotonic, request.scope[STARTED])
-        run = partial(pipeline.run, body, watch, request.scope[CONTENT])
-        form = negotiation.negotiate(request.headers.get("accept"))
-        if form == negotiation.EVENTS:
-            stream = ImageStream(run, on_left)
-            return await attend(request, stream.begin(), on_left)
-        result = await attend(request, run(), on_left)
-        answer = answers.as_png if form == negotiation.PNG else answers.as_json
-        response = await answer(result)
-        metrics.observe_stages({"answer": watch.seconds["answer"]})
-        return response
+        wished = request.scope[WISHES]
+        if wished is None:
+            return await generation.answer(request, body)
+        return await generation.fulfil(request, body, wished)
 
     return api

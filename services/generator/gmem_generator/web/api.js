@@ -5,12 +5,29 @@ export class Problem extends Error {
   constructor(problem) {
     super(problem.detail);
     this.title = problem.title;
+    this.status = problem.status;
     this.retryAfter = problem.retry_after_seconds;
   }
 }
 
+const KEY = "gmem.key"; // of this tab alone, until it is closed
+
+/** Send an API key from now on. */
+export function useKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+/** Whether requests carry an API key. */
+export function hasKey() {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
+function withKey(headers) {
+  return hasKey() ? { ...headers, Authorization: `Bearer ${sessionStorage.getItem(KEY)}` } : headers;
+}
+
 export async function read(path) {
-  const answer = await fetch(path, { headers: { Accept: "application/json" } });
+  const answer = await fetch(path, { headers: withKey({ Accept: "application/json" }) });
   return checked(answer).then((ok) => ok.json());
 }
 
@@ -18,7 +35,7 @@ export async function read(path) {
 export async function* generate(request, signal) {
   const answer = await fetch("/generate", {
     method: "POST",
-    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
+    headers: withKey({ "Content-Type": "application/json", Accept: "text/event-stream" }),
     body: JSON.stringify(request),
     signal,
   });

@@ -1,6 +1,6 @@
 // The studio: a form, a stream of images, and where each came from.
 
-import { Problem, generate, read } from "./api.js";
+import { Problem, generate, hasKey, read, useKey } from "./api.js";
 
 const MAX_BATCHES = 30;
 const MANY_CLASSES = 24;
@@ -23,6 +23,7 @@ async function start() {
     event.preventDefault();
     make(formRequest(), chosenName());
   });
+  $("key-form").addEventListener("submit", takeKey);
   $("dice").addEventListener("click", rollSeed);
   $("again").addEventListener("click", () => {
     rollSeed();
@@ -39,7 +40,7 @@ async function start() {
   $("generate").disabled = $("again").disabled = false;
 }
 
-/** Fill the form; while the server is starting, say why and try again. */
+/** Fill the form; while the server is starting, or wants a key, say so and try again. */
 async function untilLoaded(load) {
   for (;;) {
     try {
@@ -48,9 +49,29 @@ async function untilLoaded(load) {
       return;
     } catch (error) {
       showProblem(error);
-      await new Promise((resolve) => setTimeout(resolve, 1000 * (error.retryAfter ?? 2)));
+      if (wantsKey(error)) await keyEntered();
+      else await new Promise((resolve) => setTimeout(resolve, 1000 * (error.retryAfter ?? 2)));
     }
   }
+}
+
+function wantsKey({ status }) {
+  return status === 401 || status === 403;
+}
+
+/** Ask for an API key, and return when there is one. */
+async function keyEntered() {
+  $("key-form").hidden = false;
+  $("key").focus();
+  await new Promise((resolve) => $("key-form").addEventListener("submit", resolve, { once: true }));
+}
+
+function takeKey(event) {
+  event.preventDefault();
+  useKey($("key").value.trim());
+  $("key-form").reset();
+  $("key-form").hidden = true;
+  hideProblem();
 }
 
 async function loadModel(name) {
@@ -180,6 +201,7 @@ async function make(request, name) {
     batch.dropUnfinished();
     if (error.name === "AbortError") say("Stopped.");
     else showProblem(error);
+    if (wantsKey(error)) keyEntered();
   } finally {
     if (running === mine) {
       running = null;
@@ -257,6 +279,7 @@ function fillCard(card, image, request) {
 async function copyCurl(button, image) {
   const command =
     `curl ${location.origin}/generate -H 'Content-Type: application/json' ` +
+    (hasKey() ? `-H "Authorization: Bearer $GMEM_KEY" ` : "") +
     `-H 'Accept: image/png' -o image.png -d '${JSON.stringify({ replay: image.replay })}'`;
   try {
     await navigator.clipboard.writeText(command);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -73,24 +72,24 @@ def sample(
     settings = Settings()
     logs.configure(settings.log)
 
+    from gmem_model.engine.cores import usable_cores
     from gmem_trainer.sampling.devices import choose_devices
     from gmem_trainer.sampling.progress import sampling_progress
     from gmem_trainer.sampling.resolve import Wishes, resolve_job
     from gmem_trainer.sampling.run import Share, assemble_only, run
-    from gmem_trainer.sampling.worker import StorePlace
 
     share = Share(rank, world_size)
-    place = StorePlace(store or settings.store.url, settings.store.cache_dir)
+    place = settings.store.model_copy(update={"url": store} if store else {})
     wishes = Wishes(
         model, num_images, bank, seed, sampler, steps, guidance_scale, snippets,
         tuple(label or ()), balanced, batch_size,
     )  # fmt: skip
-    job = resolve_job(Store.from_url(place.url, place.cache_dir), wishes)
+    job = resolve_job(Store.from_settings(place), wishes)
     if assemble:
         assemble_only(job, out)
         complete = True
     else:
-        devices = choose_devices(device, processes, local_rank, len(os.sched_getaffinity(0)))
+        devices = choose_devices(device, processes, local_rank, usable_cores())
         progress = partial(sampling_progress, console=Console(stderr=True))
         complete = run(job, out, place, devices, share, progress)
     if complete:

@@ -14,8 +14,9 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 from gmem_shared.errors import InternalError
+from gmem_shared.settings import StoreSettings
 from gmem_trainer.sampling.parts import Parts
-from gmem_trainer.sampling.worker import StorePlace, Worker, reproducible
+from gmem_trainer.sampling.worker import Worker, reproducible
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def make_parts(
     parts: Parts,
     numbers: Iterable[int],
-    place: StorePlace,
+    place: StoreSettings,
     devices: Sequence[str],
     report: Callable[[], None],
 ) -> None:
@@ -60,11 +61,11 @@ def make_parts(
         pool.shutdown(cancel_futures=True)
 
 
-_setup: tuple[Parts, StorePlace, str]
+_setup: tuple[Parts, StoreSettings, str]
 """What the tasks of this process have in common."""
 
 
-def _begin(parts: Parts, place: StorePlace, free_devices: SimpleQueue[str]) -> None:
+def _begin(parts: Parts, place: StoreSettings, free_devices: SimpleQueue[str]) -> None:
     global _setup
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmem_shared.errors import NotReadyError, OutOfRangeError
+from gmem_shared.settings import StoreSettings
 from gmem_trainer.sampling.assembly import assemble, is_assembled
 from gmem_trainer.sampling.job import Job
 from gmem_trainer.sampling.parts import Parts
 from gmem_trainer.sampling.processes import make_parts
-from gmem_trainer.sampling.worker import StorePlace
 
 Report = Callable[[int], None]
 """Is told how many images of the job are finished, whoever made them."""
@@ -43,7 +43,7 @@ class Share:
 def run(
     job: Job,
     output: Path,
-    place: StorePlace,
+    place: StoreSettings,
     devices: Sequence[str],
     share: Share,
     progress: Progress,

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
 
 from gmem_model.decoding import Decoder
 from gmem_model.engine.models import open_network, read_config
 from gmem_shared.bank_format import open_bank
+from gmem_shared.settings import StoreSettings
 from gmem_shared.store import OpenVersion, Store
 from gmem_shared.types import Kind, Reference
 from gmem_trainer.generation import BatchSampler
 from gmem_trainer.sampling.conditions import chooser
 from gmem_trainer.sampling.job import Job, solver_of
 from gmem_trainer.sampling.parts import Part
-
-
-@dataclass(frozen=True, slots=True)
-class StorePlace:
-    """Where a process finds the versions of a job."""
-
-    url: str
-    cache_dir: Path
-
-    def open(self, kind: Kind, pinned: str) -> OpenVersion:
-        """Open ``name@sha256-…``."""
-        reference = Reference.parse(pinned)
-        repository = Store.from_url(self.url, self.cache_dir).repository(kind, reference.name)
-        return repository.open(repository.resolve(reference.selector))
 
 
 class Worker:
@@ -41,12 +25,12 @@ class Worker:
         device: ``cpu`` or ``cuda:0``, …
     """
 
-    def __init__(self, place: StorePlace, job: Job, device: str) -> None:
-        opened = place.open("models", job.model)
+    def __init__(self, place: StoreSettings, job: Job, device: str) -> None:
+        opened = _open(place, "models", job.model)
         config = read_config(opened)
         network = open_network(opened, config).to(device)
         decoder = Decoder.open(opened, config, device)
-        bank = None if job.bank is None else open_bank(place.open("banks", job.bank))
+        bank = None if job.bank is None else open_bank(_open(place, "banks", job.bank))
         self._job = job
         self._choose = chooser(job, config, bank)
         self._sample = BatchSampler(network, decoder, solver_of(job, config), device)
@@ -58,6 +42,13 @@ class Worker:
         conditions = self._choose(indices, latents)
         images = self._sample(conditions.values, self._job.seed, indices)
         return Part(images, indices, conditions.rows, conditions.labels)
+
+
+def _open(place: StoreSettings, kind: Kind, pinned: str) -> OpenVersion:
+    """Open ``name@sha256-…``."""
+    reference = Reference.parse(pinned)
+    repository = Store.from_settings(place).repository(kind, reference.name)
+    return repository.open(repository.resolve(reference.selector))
 
 
 def reproducible(device: str) -> None:

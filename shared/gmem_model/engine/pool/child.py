@@ -56,11 +56,12 @@ class Child:
         self._outbox = Outbox(connection)
         self._registry = CollectorRegistry()
         self._host = EngineHost(
-            Store.from_url(setup.store.url, cache_dir=setup.store.cache_dir),
+            Store.from_settings(setup.store),
             setup.engine,
             poll_seconds=setup.store.poll_seconds,
             default_model=setup.default_model,
             registry=self._registry,
+            redis=setup.redis,
         )
         self._readers = ThreadPoolExecutor(_WORKERS, "engine-read")
         self._submitters = ThreadPoolExecutor(_WORKERS, "engine-submit")

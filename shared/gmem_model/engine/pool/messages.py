@@ -6,7 +6,7 @@ The pipe is private to parent and child, which run the same code: its pickles co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from prometheus_client import Metric
 
 from gmem_shared.errors import GmemError
-from gmem_shared.settings import EngineSettings, LogSettings, StoreSettings
+from gmem_shared.settings import EngineSettings, LogSettings, RedisSettings, StoreSettings
 from gmem_shared.types import GeneratedImage, GenerationTask, ModelInfo, VersionRef
 
 
@@ -27,6 +27,7 @@ class Setup:
     engine: EngineSettings
     log: LogSettings
     default_model: str
+    redis: RedisSettings = field(default_factory=RedisSettings)
 
 
 @dataclass(frozen=True, slots=True)

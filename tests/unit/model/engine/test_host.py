@@ -21,9 +21,11 @@ from gmem_shared.errors import (
     UnknownModelError,
     UnknownSamplerError,
     UnknownVersionError,
+    UntrustedVersionError,
 )
-from gmem_shared.settings import EngineSettings
+from gmem_shared.settings import EngineSettings, StoreSettings
 from gmem_shared.store import Repository, Store, Version
+from gmem_shared.store.signing import make_keys
 from tests.support.engine import PATIENCE_SECONDS, Recorder, eventually, is_ready, make_task
 from tests.support.models import publish_tiny_model, tiny_config, tiny_network
 
@@ -257,6 +259,28 @@ def test_a_corrupt_version_is_refused_while_the_old_one_serves(
     assert served(host) == 1
     host.check()
     assert generate(host, n=2).pixels()
+
+
+def test_a_version_that_nobody_trusted_signed_is_refused_while_the_old_one_serves(
+    make_host: HostMaker, store: Store, tmp_path: Path
+) -> None:
+    make_keys(tmp_path / "key")
+    trusting = Store.from_settings(
+        StoreSettings(
+            url=str(tmp_path / "store"),
+            cache_dir=tmp_path / "cache",
+            signing_key_file=tmp_path / "key",
+            trusted_keys_file=tmp_path / "key.pub",
+        )
+    )
+    publish_tiny_model(trusting, seed=1)
+    host = make_host(store=trusting)
+    publish_tiny_model(store, seed=2)
+    with pytest.raises(UntrustedVersionError, match="trusted keys"):
+        generate(host, model="tiny@2")
+    publish_tiny_model(trusting, seed=3, alias="staging")
+    eventually(lambda: served(host, "tiny@staging") == 3)
+    assert served(host) == 1
 
 
 def test_a_network_that_is_not_finite_never_serves(make_host: HostMaker, store: Store) -> None:

@@ -10,6 +10,7 @@ from obstore.exceptions import GenericError, PermissionDeniedError
 from gmem_shared.errors import InvalidRequestError, NotFoundError, StorageError
 from gmem_shared.store.backends import ObstoreObjects, connect
 from gmem_shared.store.objects import Objects
+from gmem_shared.store.probe import check_create_only
 
 
 @pytest.fixture
@@ -100,6 +101,30 @@ def test_a_memory_url_names_one_store_per_process() -> None:
 def test_an_unknown_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequestError, match="expected a store URL"):
         connect(url)
+
+
+def test_a_store_of_one_winner_passes_the_check(objects: Objects) -> None:
+    check_create_only(objects, "probe")
+    assert objects.scan("probe") == []
+
+
+def test_a_store_that_lets_every_writer_win_is_found_out() -> None:
+    class Overwriting(ObstoreObjects):
+        def _put_new(self, path: str, data: bytes) -> None:
+            self._put(path, data)
+
+    with pytest.raises(StorageError, match="found that 8 were told"):
+        check_create_only(Overwriting(obstore.store.MemoryStore()), "probe")
+
+
+@pytest.mark.parametrize("content", ["", "[default]\naws_access_key_id=a", "[x", "a\nSECRET"])
+def test_a_credentials_file_that_is_none_is_refused_without_its_content(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "credentials").write_text(content)
+    with pytest.raises(InvalidRequestError, match=r"\[default\]") as refused:
+        connect("s3://bucket", tmp_path / "credentials")
+    assert "SECRET" not in str(refused.value)
 
 
 def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from gmem_shared.errors import GmemError, InvalidRequestError, UnknownModelError
+from gmem_shared.errors import (
+    GmemError,
+    InvalidRequestError,
+    UnknownModelError,
+    UntrustedVersionError,
+)
 from gmem_shared.store import Repository, Store
 from gmem_shared.store.cli import app
 
@@ -56,6 +61,18 @@ def test_verify_reads_every_byte(repository: Repository) -> None:
     repository.open(repository.resolve(3)).path("data").write_bytes(b"thrEe")
     with pytest.raises(GmemError, match="file 'data', chunk 0"):
         gmem("verify", "models/digits", "3")
+
+
+def test_keys_are_made_and_sign_what_was_published(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gmem("keygen", str(tmp_path / "key"))
+    monkeypatch.setenv("GMEM_STORE__TRUSTED_KEYS_FILE", str(tmp_path / "key.pub"))
+    with pytest.raises(UntrustedVersionError):
+        gmem("verify", "models/digits", "2")
+    monkeypatch.setenv("GMEM_STORE__SIGNING_KEY_FILE", str(tmp_path / "key"))
+    assert "digits@2" in gmem("sign", "models/digits@2").output
+    assert "every byte is as published" in gmem("verify", "models/digits", "2").output
 
 
 def test_a_dry_run_deletes_nothing(repository: Repository) -> None:

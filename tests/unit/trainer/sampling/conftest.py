@@ -12,11 +12,11 @@ import pytest
 
 from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import open_bank, write_bank
+from gmem_shared.settings import StoreSettings
 from gmem_shared.store import Store
 from gmem_shared.types import DEFAULT_ALIAS, ClassInfo
 from gmem_trainer.sampling.job import Job
 from gmem_trainer.sampling.resolve import Wishes, resolve_job
-from gmem_trainer.sampling.worker import StorePlace
 from tests.support.models import TEST_ENCODER, publish_tiny_model
 
 DIMENSION = 64
@@ -24,10 +24,10 @@ CLASS_ROWS = (5, 1, 8)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> StorePlace:
+def place(tmp_path: Path) -> StoreSettings:
     """A store with model and bank ``tiny``."""
-    place = StorePlace(str(tmp_path / "store"), tmp_path / "cache")
-    store = Store.from_url(place.url, place.cache_dir)
+    place = StoreSettings(url=str(tmp_path / "store"), cache_dir=tmp_path / "cache")
+    store = Store.from_settings(place)
     publish_tiny_model(store)
     publish_bank(store)
     return place
@@ -50,8 +50,8 @@ def publish_bank(store: Store, **changes: Any) -> None:
 
 
 @pytest.fixture
-def store(place: StorePlace) -> Store:
-    return Store.from_url(place.url, place.cache_dir)
+def store(place: StoreSettings) -> Store:
+    return Store.from_settings(place)
 
 
 @pytest.fixture

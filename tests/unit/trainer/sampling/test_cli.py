@@ -50,6 +50,21 @@ def test_a_rerun_of_a_finished_job_is_done_at_once(sample, parts) -> None:
     assert "10 images" in sample().stdout
 
 
+def test_processes_are_as_many_as_the_cores_that_a_container_may_use(
+    sample, parts, monkeypatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def choose(*question: object) -> list[str]:
+        asked.append(question)
+        return ["cpu"]
+
+    monkeypatch.setattr("gmem_model.engine.cores.usable_cores", lambda: 3)
+    monkeypatch.setattr("gmem_trainer.sampling.devices.choose_devices", choose)
+    sample()
+    assert asked == [("auto", None, None, 3)]
+
+
 def test_a_share_with_nothing_left_to_do_finishes_the_job(sample, parts, tmp_path) -> None:
     sample(RANK="3", WORLD_SIZE="8")
     assert (tmp_path / "out.npz").exists()

@@ -65,6 +65,15 @@ def test_whoever_finishes_last_writes_the_output(place, make_job, tmp_path) -> N
     assert not parts_folder(out).exists()
 
 
+@pytest.mark.slow
+def test_shares_together_write_the_bytes_that_one_machine_writes(place, make_job, tmp_path) -> None:
+    job, alone, together = make_job(), tmp_path / "alone.npz", tmp_path / "together.npz"
+    assert run(job, alone, place, ["cpu"], Share(), watch)
+    done = [run(job, together, place, ["cpu"], Share(rank, 3), watch) for rank in (2, 0, 1)]
+    assert done == [False, False, True]
+    assert together.read_bytes() == alone.read_bytes()
+
+
 def test_only_complete_jobs_are_assembled(place, make_job, tmp_path) -> None:
     job, out = make_job(), tmp_path / "out.npz"
     parts, worker = Parts(parts_folder(out), job), Worker(place, job, "cpu")

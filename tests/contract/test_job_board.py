@@ -1,0 +1,235 @@
+"""Jobs on Redis: the same promises by a real server and by the stand-in within the process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from gmem_generator.jobs.board import Board, Note
+from gmem_generator.jobs.connection import Connection
+from gmem_generator.jobs.queue import ASSEMBLY, Entry, Queue
+from gmem_generator.jobs.record import Job
+from gmem_generator.metrics import Metrics
+from gmem_generator.schemas import GenerateRequest, Memory, Version
+from gmem_shared.errors import ConflictError, OverloadedError, UnknownJobError
+from gmem_shared.settings import JobsSettings, RedisSettings
+from tests.support.redis import running_redis
+
+REQUEST = GenerateRequest(num_images=40, seed=1, memory=Memory(rows=[3, 4]))
+CLAIM_SECONDS = 0.2
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[str]:
+    with running_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+class Office:
+    """A front end's view of Redis."""
+
+    def __init__(self, url: str, **settings: object) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        jobs = JobsSettings(part_images=8, parallel_parts=2, **settings)
+        self.connection = Connection(
+            RedisSettings(url=url, timeout_seconds=0.5), Metrics(CollectorRegistry())
+        )
+        ticks = itertools.count()
+        self.queue = Queue(self.connection, CLAIM_SECONDS, lambda: float(next(ticks)))
+        self.board = Board(self.connection, self.queue, jobs, lambda: self.now)
+
+    async def submit(self, job_id: str = "j", owner: str = "o", note: Note | None = None) -> None:
+        model = Version(name="digits", seq=1, digest="sha256-0")
+        job = Job(
+            id=job_id, owner=owner, images=40, part_images=8, model=model, bank=None,
+            created=self.now,
+        )  # fmt: skip
+        self.known = await self.board.submit(job, REQUEST, note)
+
+    async def take(self) -> Entry | None:
+        while await self.queue.length():
+            if (entry := await self.queue.take()) is not None:
+                return entry
+        return None
+
+    async def drain(self) -> list[int]:
+        """Make everything that is offered, and return the parts in their order."""
+        made = []
+        while (entry := await self.take()) is not None:
+            if await self.board.begin(entry) is not None:
+                made.append(entry.part)
+                await self.board.finish(entry)
+        return made
+
+
+class Contract:
+    async def test_a_job_is_its_parts_once_each_and_then_the_assembly(self, office) -> None:
+        await office.submit()
+        assert await office.drain() == [0, 1, 2, 3, 4, ASSEMBLY]
+        job = await office.board.read("j")
+        assert (job.status, job.images_done, await office.board.unfinished()) == (
+            "succeeded",
+            40,
+            0,
+        )
+        assert await office.queue.length() == 0
+
+    async def test_the_request_is_kept_as_it_was(self, office) -> None:
+        await office.submit()
+        assert await office.board.request("j") == REQUEST
+
+    async def test_no_two_get_the_same_part(self, office) -> None:
+        await office.submit()
+        first, second = await office.take(), await office.take()
+        assert {first.part, second.part} == {0, 1}
+
+    async def test_a_part_whose_taker_is_silent_goes_to_another_and_counts(self, office) -> None:
+        await office.submit()
+        taken = [await office.take(), await office.take()]
+        for attempt in (2, 3):
+            await asyncio.sleep(1.5 * CLAIM_SECONDS)
+            again = [await office.take(), await office.take()]
+            assert again == [replace(entry, attempt=attempt) for entry in taken]
+
+    async def test_a_part_whose_taker_speaks_up_stays_and_does_not_count(self, office) -> None:
+        await office.submit()
+        kept, lost = await office.take(), await office.take()
+        for _ in range(4):
+            await asyncio.sleep(CLAIM_SECONDS / 2)
+            await office.queue.keep([kept])
+        assert await office.take() == replace(lost, attempt=2)
+        await asyncio.sleep(1.5 * CLAIM_SECONDS)
+        assert {(await office.take()).part, (await office.take()).part} == {kept.part, lost.part}
+
+    async def test_a_part_that_is_finished_twice_counts_once(self, office) -> None:
+        await office.submit()
+        entry = await office.take()
+        await office.board.begin(entry)
+        await asyncio.gather(*(office.board.finish(entry) for _ in range(4)))
+        job = await office.board.read("j")
+        assert (job.images_done, job.offered) == (8, 3)
+        assert sorted(await office.drain()) == [ASSEMBLY, 1, 2, 3, 4]
+
+    async def test_parts_finished_together_are_all_counted(self, office) -> None:
+        await office.submit()
+        entries = [await office.take(), await office.take()]
+        await asyncio.gather(*map(office.board.begin, entries))
+        await asyncio.gather(*map(office.board.finish, entries))
+        assert (await office.board.read("j")).images_done == 16
+        assert sorted(await office.drain()) == [ASSEMBLY, 2, 3, 4]
+
+    async def test_what_was_queued_before_a_cancellation_is_wanted_no_more(self, office) -> None:
+        await office.submit()
+        entry = await office.take()
+        assert (await office.board.cancel("j", "o")).status == "cancelled"
+        assert await office.board.begin(entry) is None
+        assert await office.drain() == []
+        assert await office.queue.length() == 0
+        assert (await office.board.finish(entry)).images_done == 0
+
+    async def test_a_resumed_job_makes_what_is_missing(self, office) -> None:
+        await office.submit()
+        late = await office.take()
+        await office.board.fail(await office.take(), {"code": "internal"})
+        assert (await office.board.read("j")).problem == {"code": "internal"}
+        await office.board.resume("j", "o", frozenset({1, 3}))
+        assert await office.board.begin(late) is None
+        assert await office.drain() == [0, 2, 4, ASSEMBLY]
+        with pytest.raises(ConflictError):
+            await office.board.resume("j", "o", frozenset())
+
+    async def test_a_job_of_which_all_is_stored_is_resumed_with_the_assembly(self, office) -> None:
+        await office.submit()
+        await office.board.cancel("j", "o")
+        await office.board.resume("j", "o", frozenset(range(5)))
+        assert await office.drain() == [ASSEMBLY]
+
+    async def test_a_stop_is_told_to_whoever_listens(self, office) -> None:
+        await office.submit()
+        told = office.board.stopped()
+        listening = asyncio.create_task(anext(told))
+        await asyncio.sleep(0.1)
+        await office.board.cancel("j", "o")
+        assert await listening == "j"
+        await told.aclose()
+
+    async def test_a_job_is_its_owners_alone(self, office) -> None:
+        await office.submit("mine", "me")
+        await office.submit("yours", "you")
+        assert [job.id for job in (await office.board.newest("me", 0, 10))[0]] == ["mine"]
+        for call in (office.board.read, office.board.cancel):
+            with pytest.raises(UnknownJobError):
+                await call("mine", "you")
+        with pytest.raises(UnknownJobError):
+            await office.board.resume("mine", "you", frozenset())
+
+    async def test_of_many_with_one_note_one_is_written(self, office) -> None:
+        await asyncio.gather(
+            *(office.submit(f"job{n}", note=Note("key", f"job{n}", 60)) for n in range(8))
+        )
+        jobs, total = await office.board.newest("o", 0, 10)
+        assert total == 1
+        await office.submit("late", note=Note("key", "late", 60))
+        assert office.known == jobs[0].id.encode()
+
+    async def test_there_is_a_limit_to_unfinished_jobs(self, office) -> None:
+        for n in range(3):
+            await office.submit(f"job{n}")
+        with pytest.raises(OverloadedError):
+            await office.submit("late")
+        await office.board.cancel("job0", "o")
+        await office.submit("late")
+
+    async def test_a_job_is_forgotten_when_it_was_kept_long_enough(self, office) -> None:
+        await office.submit()
+        await office.drain()
+        assert await office.board.outdated() == []
+        office.now += timedelta(hours=2)
+        assert await office.board.outdated() == ["j"]
+        await office.board.forget("j")
+        assert await office.board.outdated() == ["j"]  # its files are still there
+        await office.board.forgotten("j")
+        assert await office.board.outdated() == []
+        assert await office.board.newest("o", 0, 10) == ([], 0)
+        with pytest.raises(UnknownJobError):
+            await office.board.request("j")
+
+    async def test_a_queue_that_was_lost_is_made_anew(self, office) -> None:
+        await office.submit()
+        async with office.connection.calling() as redis:
+            await redis.flushall()
+        assert await office.queue.take() is None
+        await office.submit()
+        assert len(await office.drain()) == 6
+
+
+class TestStandIn(Contract):
+    @pytest.fixture
+    async def office(self) -> AsyncIterator[Office]:
+        office = Office("memory://", max_unfinished=3, keep_seconds=3600)
+        yield office
+        await office.connection.close()
+
+
+@pytest.mark.redis
+class TestRedis(Contract):
+    @pytest.fixture
+    async def office(self, server) -> AsyncIterator[Office]:
+        office = Office(server, max_unfinished=3, keep_seconds=3600)
+        async with office.connection.calling() as redis:
+            await redis.flushall()
+        yield office
+        await office.connection.close()

@@ -1,0 +1,63 @@
+"""The images, built once, and the running project that all tests here share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.compose.engine import HERE, ROOT, Project, local_wheels, registry_reached, run
+from tests.support.stack import free_ports
+
+NAME = "gmem-test"
+SERVICES = ("generator", "prometheus", "grafana")
+
+
+@pytest.fixture(scope="session")
+def project() -> Project:
+    """The project as committed; where no registry is reached, with stand-ins built from Debian."""
+    files = [ROOT / "docker-compose.yml", HERE / "docker-compose.test.yml"]
+    services = list(SERVICES)
+    if not registry_reached():
+        folder = os.environ.get("GMEM_TEST_STANDINS", "/var/tmp/gmem-standins")
+        run("bash", str(HERE / "standins.sh"), folder)
+        files.append(HERE / "docker-compose.standins.yml")
+        services.remove("grafana")  # of which no package exists
+    generator, _, prometheus, grafana = free_ports(4)
+    ports = {
+        "GENERATOR_PORT": f"{generator}-{generator + 1}",  # of up to two replicas
+        "PROMETHEUS_PORT": str(prometheus),
+        "GRAFANA_PORT": str(grafana),
+    }
+    return Project(NAME, files, services, ports)
+
+
+@pytest.fixture(scope="session")
+def images(project: Project) -> None:
+    with local_wheels() as arguments:
+        given = [
+            part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")
+        ]
+        project.compose("build", *given, "trainer", "triton", "bank", "generator")
+
+
+@pytest.fixture(scope="session")
+def running(project: Project, images: None) -> Iterator[Project]:
+    project.down()
+    try:
+        yield project
+    finally:
+        project.down()
+
+
+@pytest.fixture(scope="session")
+def verdicts() -> Iterator[list[tuple[str, ...]]]:
+    """One line per fault; printed, and kept for the page that shows them."""
+    lines: list[tuple[str, ...]] = []
+    yield lines
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    print(f"\n{table}")
+    Path(ROOT, ".gmem").mkdir(exist_ok=True)
+    Path(ROOT, ".gmem", "fault-verdicts.md").write_text(table + "\n")

@@ -1,0 +1,87 @@
+"""Quotas in a real Redis: shared by replicas, and what happens while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from gmem_generator.metrics import Metrics
+from gmem_generator.quota import Quota
+from gmem_shared.errors import OverQuotaError
+from gmem_shared.keys import Principal
+from gmem_shared.settings import QuotaSettings, RedisSettings
+from tests.support.redis import running_redis
+from tests.support.stack import free_port
+
+pytestmark = pytest.mark.redis
+
+ALICE = Principal("alice", frozenset(["generate"]))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+def quota_of(url: str, clock: Clock | None = None, **settings: str) -> Quota:
+    metrics = Metrics(CollectorRegistry())
+    return Quota(QuotaSettings(**settings), RedisSettings(url=url), metrics, clock or Clock())
+
+
+async def test_replicas_count_together_and_no_request_is_lost_or_counted_twice(
+    tmp_path: Path,
+) -> None:
+    with running_redis(tmp_path) as url:
+        replicas = [quota_of(url, requests="50/hour", images="10000/hour") for _ in range(4)]
+        results = await asyncio.gather(
+            *(replicas[n % 4].spend(ALICE, 10) for n in range(100)), return_exceptions=True
+        )
+        assert sum(result is None for result in results) == 50
+        assert sum(isinstance(result, OverQuotaError) for result in results) == 50
+        for replica in replicas:
+            await replica.close()
+
+
+async def test_who_waits_as_long_as_told_is_let_in(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as url:
+        quota = quota_of(url, images="10/second")
+        await quota.spend(ALICE, 10)
+        with pytest.raises(OverQuotaError) as refused:
+            await quota.spend(ALICE, 6)
+        wait = refused.value.retry_after_seconds
+        assert wait is not None
+        assert 0 < wait < 2
+        await asyncio.sleep(wait + 0.02)
+        await quota.spend(ALICE, 6)
+        await quota.close()
+
+
+async def test_counting_goes_on_when_redis_is_back(tmp_path: Path) -> None:
+    port, clock = free_port(), Clock()
+    with running_redis(tmp_path, port) as url:
+        quota = quota_of(url, clock, requests="1/hour")
+        await quota.spend(ALICE, 1)
+        with pytest.raises(OverQuotaError):
+            await quota.spend(ALICE, 1)
+    await quota.spend(ALICE, 1)  # nobody counts
+    with running_redis(tmp_path, port):
+        await quota.spend(ALICE, 1)  # nor is Redis asked again yet
+        clock.seconds = 6
+        await quota.spend(ALICE, 1)  # it forgot what was counted: this is the first
+        with pytest.raises(OverQuotaError):
+            await quota.spend(ALICE, 1)
+    await quota.close()
