@@ -34,7 +34,13 @@ def _traffic() -> Row:
             "rows / s",
             "none",
             (rate(ours.BANK_ROWS, by=("instance",)), "{{instance}}"),
-            width=24,
+            width=12,
+        ),
+        lines(
+            "refused for who sent it / s",
+            "reqps",
+            (rate(ours.BANK_REFUSED, by=("code",)), "{{code}}"),
+            width=12,
         ),
     )
 

@@ -213,6 +213,48 @@ def _triton() -> Row:
     )
 
 
+def _jobs() -> Row:
+    return (
+        lines(
+            "images made for jobs / s", "none", (rate(ours.GENERATOR_JOB_IMAGES), "images"), width=6
+        ),
+        lines(
+            "what is left to do",
+            "none",
+            (f"max ({select(ours.GENERATOR_JOBS_UNFINISHED)})", "jobs"),
+            (f"max ({select(ours.GENERATOR_JOB_PARTS_QUEUED)})", "parts"),
+            width=6,
+            help="Of all front ends: each reads the same from Redis.",
+        ),
+        lines(
+            "parts by outcome",
+            "none",
+            (rate(ours.GENERATOR_JOB_PARTS, by=("outcome",)), "{{outcome}}"),
+            stacked=True,
+            width=6,
+        ),
+        lines("jobs", "none", (total(ours.GENERATOR_JOBS, by=("event",)), "{{event}}"), width=6),
+    )
+
+
+def _shared() -> Row:
+    return (
+        lines("Redis answers", "bool_on_off", (select(ours.GENERATOR_REDIS_UP), "{{instance}}")),
+        lines(
+            "refused for who sent it / s",
+            "reqps",
+            (rate(ours.GENERATOR_REFUSED, by=("code",)), "{{code}}"),
+        ),
+        lines(
+            "quotas that could not be counted / s",
+            "reqps",
+            (rate(ours.GENERATOR_QUOTA_UNCOUNTED, by=("outcome",)), "{{outcome}}"),
+            limits=ANY_IS_BAD,
+            help="While Redis is away.",
+        ),
+    )
+
+
 BOARD = board(
     "generator",
     "Where the time of a request goes, and what the engine makes of it.",
@@ -224,6 +266,8 @@ BOARD = board(
         "Batching": _batching(),
         "Backlog": _backlog(),
         "Waste": _waste(),
+        "Jobs": _jobs(),
+        "What replicas share": _shared(),
         "Model": _model(),
         "Triton": _triton(),
     },

@@ -31,9 +31,14 @@ WINDOW = "15s"
 LIMITS = {"GMEM_GENERATOR__MAX_WAITING_IMAGES": "128"}
 """Full with two large requests."""
 
-ONLY_AFTER_A_FAILURE = {"gmem_engine_swap_failures_total"}
-"""Metrics without a series while all is well. That they are counted, the engine's own tests show;
-that their alerts fire, the tests of the rules."""
+ONLY_AFTER_A_FAILURE = {
+    "gmem_engine_swap_failures_total",
+    "gmem_generator_refused_total",
+    "gmem_generator_quota_uncounted_total",
+    "gmem_bank_refused_total",
+}
+"""Metrics without a series while all is well. That they are counted, tests of their own show; that
+their alerts fire, the tests of the rules."""
 
 PANELS = list(panel_expressions())
 RULES = [*rule_expressions("alert"), *rule_expressions("record")]
@@ -104,6 +109,8 @@ def live(stack: Stack) -> None:
         client.post("/generate", json={"num_images": 64, "num_steps": 500, "deadline_ms": 400})
         client.get("/readyz")
         client.get("/banks")
+        job = client.post("/generate", json={"num_images": 8}, headers={"Prefer": "respond-async"})
+        assert job.status_code == 202, job.text
         with contextlib.suppress(httpx.ReadTimeout):
             client.post("/generate", json={"num_images": 64, "num_steps": 500}, timeout=0.4)
     with ThreadPoolExecutor(4) as crowd:

@@ -33,8 +33,8 @@ class Prometheus:
         found: list[dict[str, Any]] = answer.json()["data"]["result"]
         return found
 
-    def lately(self, expression: str, seconds: float = 120.0) -> list[dict[str, Any]]:
-        """What a panel that shows this expression draws."""
+    def lately(self, expression: str, seconds: float = 900.0) -> list[dict[str, Any]]:
+        """What a panel of the last quarter of an hour draws."""
         end = time.time()
         answer = self.get("query_range", query=expression, start=end - seconds, end=end, step=1)
         assert answer.status_code == 200, f"{expression}\n{answer.text}"

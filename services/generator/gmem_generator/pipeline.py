@@ -111,8 +111,6 @@ class Pipeline:
         try:
             async with self._drain.work(seconds):
                 plan = await self._resolver.plan(request)
-                if tracing.active():
-                    _describe(plan)
                 result = await self._make(plan, watch, content, end, deliver, spend)
         except DeadlineExceededError:
             self._metrics.cancelled.labels("deadline").inc()
@@ -120,6 +118,7 @@ class Pipeline:
         self._metrics.observe_stages(watch.seconds)
         return result
 
+    @tracing.traced("generate")
     async def run_part(self, request: GenerateRequest | ReplayRequest, images: range) -> Result:
         """Make some images of a pinned request that nobody waits for.
 
@@ -160,6 +159,8 @@ class Pipeline:
         deliver: Callable[[FinishedImage], None],
         spend: Callable[[int], Awaitable[None]],
     ) -> Result:
+        if tracing.active():
+            _describe(plan)
         kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
         with self._admission.admit(len(plan.indices), plan.steps, kind, content) as ticket:
             await spend(len(plan.indices))

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from gmem_generator.answers import image_answer
 from gmem_generator.jobs.board import Request
@@ -47,7 +48,8 @@ class Maker:
         """
         if await asyncio.to_thread(self._results.has_part, job.id, number):
             return False
-        made = await self._pipeline.run_part(request, job.images_of(number))
+        with bound_contextvars(request_id=job.id):  # by which the logs of bank and engine name it
+            made = await self._pipeline.run_part(request, job.images_of(number))
         content = await asyncio.to_thread(pack, made.images)
         if not await asyncio.to_thread(self._results.put_part, job.id, number, content):
             _log.warning(
