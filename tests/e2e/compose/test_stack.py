@@ -40,7 +40,7 @@ def test_images_of_every_class_come_through_bank_triton_and_store(
 
 def test_the_way_led_through_the_bank_service_and_triton(running: Project) -> None:
     bank, triton = running.metrics("bank", 8100), running.metrics("triton", 8202)
-    assert 'gmem_bank_requests_total{code="OK",method="Draw"}' in bank
+    assert 'gmem_bank_requests_total{code="ok",method="draw"}' in bank
     assert "nv_inference_exec_count" in triton
     assert "gmem_engine_evaluation_rows" in triton
 
