@@ -44,8 +44,8 @@ CHANNEL_OPTIONS = [
 class TritonBackend:
     """A `gmem_shared.ports.Backend` over one stream to Triton at ``address`` (gRPC).
 
-    With ``credentials`` the connection is encrypted, and Triton known by them. Its certificate is for
-    ``server_name``, by default the host of the address.
+    With ``credentials`` the connection is encrypted, and Triton known by them. Its certificate is
+    for ``server_name``, by default the host of the address.
 
     Any number of front ends may use one Triton.
 
