@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography import x509
 
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.settings import SecuritySettings
@@ -53,6 +54,26 @@ def channel_credentials(security: SecuritySettings) -> grpc.ChannelCredentials |
         return grpc.ssl_channel_credentials(authorities)
     certificate, key = map(_read, pair)
     return grpc.ssl_channel_credentials(authorities, key, certificate)
+
+
+def own_name(security: SecuritySettings) -> str | None:
+    """Return a host name that our certificate is for, by which a process can ask itself.
+
+    Raises:
+        InvalidRequestError: The certificate cannot be read.
+    """
+    if security.tls_cert_file is None:
+        return None
+    try:
+        certificate = x509.load_pem_x509_certificate(_read(security.tls_cert_file))
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"expected a PEM certificate in {security.tls_cert_file}: {error}"
+        ) from error
+    return next(iter(names.get_values_for_type(x509.DNSName)), None)
 
 
 def _pair(security: SecuritySettings) -> tuple[Path, Path] | None:

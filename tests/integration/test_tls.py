@@ -136,6 +136,15 @@ def test_triton_is_given_the_certificate(ours) -> None:
     assert encryption(SecuritySettings()) == []
 
 
+def test_a_process_knows_the_name_that_its_certificate_is_for(ours, tmp_path: Path) -> None:
+    assert tls.own_name(SecuritySettings(**ours.issue("service"))) == "localhost"
+    assert tls.own_name(SecuritySettings(tls_ca_file=ours.certificate)) is None
+    files = ours.issue("nameless")
+    files["tls_cert_file"].write_text("no certificate")
+    with pytest.raises(InvalidRequestError, match=r"nameless\.pem"):
+        tls.own_name(SecuritySettings(**files))
+
+
 def test_half_a_pair_and_missing_files_stop_the_start(ours, tmp_path: Path) -> None:
     files = ours.issue("front")
     for given in (

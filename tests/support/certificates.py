@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,11 +25,14 @@ class Authority:
         signed = _builder(self._name, self._name, self._key).add_extension(constraints, True)
         self._write(self.certificate, signed.sign(self._key, hashes.SHA256()))
 
-    def issue(self, name: str) -> dict[str, Path]:
-        """Sign a certificate for 127.0.0.1; returns the settings that name its files."""
+    def issue(self, name: str, *, addresses: Iterable[str] = ("127.0.0.1",)) -> dict[str, Path]:
+        """Sign a certificate for localhost; returns the settings that name its files."""
         key = ec.generate_private_key(ec.SECP256R1())
         here = x509.SubjectAlternativeName(
-            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            [
+                x509.DNSName("localhost"),
+                *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses),
+            ]
         )
         signed = _builder(_named(name), self._name, key).add_extension(here, False)
         files = {

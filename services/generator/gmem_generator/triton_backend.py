@@ -44,7 +44,8 @@ CHANNEL_OPTIONS = [
 class TritonBackend:
     """A `gmem_shared.ports.Backend` over one stream to Triton at ``address`` (gRPC).
 
-    With ``credentials`` the connection is encrypted, and Triton known by them.
+    With ``credentials`` the connection is encrypted, and Triton known by them. Its certificate is
+    for ``server_name``, by default the host of the address.
 
     Any number of front ends may use one Triton.
 
@@ -60,11 +61,13 @@ class TritonBackend:
         timeout_seconds: float = 10.0,
         heartbeat_seconds: float = 5.0,
         credentials: grpc.ChannelCredentials | None = None,
+        server_name: str | None = None,
     ) -> None:
         self._address = address
         self._timeout_seconds = timeout_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._credentials = credentials
+        self._server_name = server_name
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._current: TritonStream | None = None
@@ -72,13 +75,21 @@ class TritonBackend:
         self._checked = float("-inf")
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> TritonBackend:
-        """Build the backend; connects at the first call."""
+    def from_settings(cls, settings: Settings, address: str | None = None) -> TritonBackend:
+        """Build the backend; connects at the first call.
+
+        Args:
+            settings: Those of the front end.
+            address: One of the addresses that the name in the settings stands for, to connect to
+                this one; its certificate is still for the name.
+        """
+        name = settings.generator.triton_address
         return cls(
-            settings.generator.triton_address,
+            address or name,
             timeout_seconds=settings.triton.timeout_seconds,
             heartbeat_seconds=settings.triton.heartbeat_seconds,
             credentials=tls.channel_credentials(settings.security),
+            server_name=None if address is None else name.rpartition(":")[0],
         )
 
     async def start(self) -> None:
@@ -86,8 +97,10 @@ class TritonBackend:
         if self._credentials is None:
             self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
         else:
+            name = self._server_name
+            known_as = [] if name is None else [("grpc.ssl_target_name_override", name)]
             self._channel = grpc.aio.secure_channel(
-                self._address, self._credentials, options=CHANNEL_OPTIONS
+                self._address, self._credentials, options=[*CHANNEL_OPTIONS, *known_as]
             )
         self._stub = GRPCInferenceServiceStub(self._channel)
 

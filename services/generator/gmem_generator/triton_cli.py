@@ -33,6 +33,7 @@ def probe() -> None:
         f"{settings.triton.host}:{settings.triton.grpc_port}",
         heartbeat_seconds=settings.triton.heartbeat_seconds,
         credentials=tls.channel_credentials(settings.security),
+        server_name=tls.own_name(settings.security),
     )
     asyncio.run(_check(backend))
     typer.echo("ready")

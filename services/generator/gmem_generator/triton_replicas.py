@@ -83,8 +83,7 @@ class TritonReplicas:
         host, _, port = settings.generator.triton_address.rpartition(":")
 
         def connect(address: str) -> Backend:
-            ours = settings.generator.model_copy(update={"triton_address": address})
-            return TritonBackend.from_settings(settings.model_copy(update={"generator": ours}))
+            return TritonBackend.from_settings(settings, address)
 
         return cls(lambda: addresses_of(host, int(port)), connect)
 

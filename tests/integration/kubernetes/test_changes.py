@@ -21,8 +21,12 @@ Path = tuple[str | int, ...]
 POD: Path = ("spec", "template", "spec")
 MAIN: Path = (*POD, "containers", 0)
 AHEAD: Path = ("spec", "jobTemplate", *POD, "initContainers", 0)
-LABEL: Path = ("spec", "template", "metadata", "labels", "app.kubernetes.io/name")
+LABELS: Path = ("spec", "template", "metadata", "labels")
+LABEL: Path = (*LABELS, "app.kubernetes.io/name")
 GONE = None
+REDIS_CLIENTS = ("bank", "triton", "generator")
+HTTPS_PROBE = {"path": "/readyz", "port": "http", "scheme": "HTTPS"}
+HTTPS_ENDPOINT = {"port": "metrics", "scheme": "https"}
 
 CHANGES: list[tuple[str, str, str, Path, Any]] = [
     # labels and selectors
@@ -75,20 +79,21 @@ CHANGES: list[tuple[str, str, str, Path, Any]] = [
     (JOB, "Job", "sample", (*MAIN, "args", 1), "--modle"),
     (JOB, "Job", "sample", (*MAIN, "args", 4), "many"),
     # configuration and secrets
-    *[(DEV, "Deployment", "bank", (*MAIN, "envFrom", i), GONE) for i in range(3)],
-    (DEV, "Deployment", "generator", (*MAIN, "env", 0), GONE),
-    (DEV, "Deployment", "generator", (*MAIN, "env", 0, "name"), "PASSWORD"),
-    (DEV, "Deployment", "generator", (*MAIN, "env", 1), GONE),
+    *[(DEV, "Deployment", "bank", (*MAIN, "envFrom", i), GONE) for i in range(4)],
+    *[(DEV, "Deployment", name, (*LABELS, "gmem/redis"), GONE) for name in REDIS_CLIENTS],
+    (DEV, "ConfigMap", "redis", ("data", "GMEM_REDIS__PASSWORD_FILE"), GONE),
+    (DEV, "ConfigMap", "redis", ("data", "GMEM_REDIS__PASSWORD_FILE"), "/etc/gmem/redis/pasword"),
+    (DEV, "ConfigMap", "redis", ("data", "GMEM_REDIS__URL"), "redis://redis:6380/0"),
+    (DEV, "ConfigMap", "generator", ("data", "GMEM_JOBS__PRESIGNED_LINKS"), GONE),
     (DEV, "Secret", "redis", ("data", "password"), GONE),
     (DEV, "Secret", "store", ("data", "AWS_ACCESS_KEY_ID"), GONE),
     (DEV, "Secret", "store", ("data", "AWS_SECRET_ACCESS_KEY"), GONE),
-    (DEV, "Deployment", "generator", (*MAIN, "env", 0, "valueFrom"), GONE),
     (DEV, "StatefulSet", "redis", (*MAIN, "env", 0), GONE),
     (DEV, "Deployment", "bank", (*POD, "serviceAccountName"), GONE),
     (DEV, "Deployment", "bank", (*POD, "volumes", 0), GONE),
-    (DEV, "Deployment", "triton", (*POD, "volumes", 2, "name"), "memory"),
-    (DEV, "Deployment", "triton", (*POD, "volumes", 2, "emptyDir", "medium"), GONE),
-    (DEV, "Deployment", "triton", (*POD, "volumes", 2, "emptyDir"), GONE),
+    (DEV, "Deployment", "triton", (*POD, "volumes", 3, "name"), "memory"),
+    (DEV, "Deployment", "triton", (*POD, "volumes", 3, "emptyDir", "medium"), GONE),
+    (DEV, "Deployment", "triton", (*POD, "volumes", 3, "emptyDir"), GONE),
     (DEV, "Deployment", "triton", (*MAIN, "resources", "limits", "cpu"), GONE),
     (DEV, "StatefulSet", "redis", ("spec", "volumeClaimTemplates", 0), GONE),
     (DEV, "StatefulSet", "redis", ("spec", "volumeClaimTemplates", 0, "spec"), GONE),
@@ -118,7 +123,8 @@ CHANGES: list[tuple[str, str, str, Path, Any]] = [
         (DEV, "NetworkPolicy", name, ("spec", "ingress", 0, "ports", 0, "port"), 1)
         for name in ("bank", "triton", "redis", "generator", "object-store")
     ],
-    *[(DEV, "NetworkPolicy", "generator", ("spec", "egress", i), GONE) for i in range(3)],
+    *[(DEV, "NetworkPolicy", "generator", ("spec", "egress", i), GONE) for i in range(2)],
+    (DEV, "NetworkPolicy", "redis-clients", ("spec", "egress", 0), GONE),
     (DEV, "NetworkPolicy", "generator", ("spec", "egress", 0, "ports", 0, "port"), 8100),
     (DEV, "NetworkPolicy", "bank", ("spec", "ingress", 0, "from"), GONE),
     (DEV, "NetworkPolicy", "default-deny", ("spec", "policyTypes", 1), GONE),
@@ -186,6 +192,31 @@ CHANGES: list[tuple[str, str, str, Path, Any]] = [
     (GPU, "ScaledObject", "triton", ("spec", "triggers", 0, "metricType"), "Mean"),
     (GPU, "ScaledObject", "triton", ("spec", "advanced"), {"hpaConfig": {}}),
     (GPU, "HorizontalPodAutoscaler", "generator", ("spec", "scaleTargetRef", "name"), "front"),
+    (GPU, "PodMonitor", "trainer", ("spec", "podMetricsEndpoints", 0, "port"), "http"),
+    (GPU, "PodMonitor", "trainer", ("spec", "jobLabel"), "app.kubernetes.io/part-of"),
+    (GPU, "ConfigMap", "trainer", ("data", "GMEM_TRAINER__METRICS_PORT"), "8301"),
+    (GPU, "ConfigMap", "trainer", ("data", "GMEM_TRAINER__METRICS_HOST"), GONE),
+    (GPU, "NetworkPolicy", "trainer-metrics", ("spec", "ingress", 0, "ports", 0, "port"), "http"),
+    # keys and certificates
+    *[
+        (GPU, "ConfigMap", "generator", ("data", name), GONE)
+        for name in (
+            "GMEM_BANK__API_KEY_FILE",
+            "GMEM_SECURITY__API_KEYS_FILE",
+            "GMEM_SECURITY__TLS_CA_FILE",
+            "GMEM_SECURITY__TLS_CERT_FILE",
+            "GMEM_SECURITY__TLS_KEY_FILE",
+        )
+    ],
+    (GPU, "ConfigMap", "bank", ("data", "GMEM_SECURITY__API_KEYS_FILE"), GONE),
+    (GPU, "ConfigMap", "bank", ("data", "GMEM_SECURITY__TLS_KEY_FILE"), "/etc/gmem/tls/key.pem"),
+    (GPU, "ConfigMap", "triton", ("data", "GMEM_SECURITY__TLS_CA_FILE"), GONE),
+    (GPU, "Deployment", "generator", (*MAIN, "livenessProbe", "httpGet", "scheme"), GONE),
+    (DEV, "Deployment", "bank", (*MAIN, "readinessProbe", "httpGet"), HTTPS_PROBE),
+    (GPU, "Deployment", "bank", (*POD, "volumes", 0, "secret", "secretName"), "tls"),
+    (GPU, "ServiceMonitor", "bank", ("spec", "endpoints", 0, "scheme"), GONE),
+    (GPU, "ServiceMonitor", "triton", ("spec", "endpoints", 0), HTTPS_ENDPOINT),
+    (GPU, "ServiceMonitor", "bank", ("spec", "endpoints", 0, "tlsConfig", "serverName"), "banks"),
     # the Indexed Job
     (JOB, "Job", "sample", ("spec", "completions"), 9),
     (JOB, "Job", "sample", (*MAIN, "env", 0), GONE),
@@ -194,6 +225,9 @@ CHANGES: list[tuple[str, str, str, Path, Any]] = [
 
 
 FREE = [
+    # held equal to observability/, where tests ask a real Prometheus every expression
+    r"PrometheusRule spec.*",
+    r"ConfigMap data\.\w+\.json",
     # how many, how often, how long: any number would do, Kubernetes' own among them
     r"\w+ spec\.replicas",
     r"Deployment spec\.strategy\.rollingUpdate\.maxSurge",
@@ -204,7 +238,7 @@ FREE = [
     r"HorizontalPodAutoscaler spec\.(behavior.*|minReplicas)",
     r"HorizontalPodAutoscaler spec\.metrics\.0\.resource(\.target\.averageUtilization)?",
     r"ScaledObject spec\.(advanced.*|pollingInterval)",
-    r"ServiceMonitor .*\.interval",
+    r"(Service|Pod)Monitor .*\.interval",
     r"CronJob .*\.initContainers\.0\.resources\.limits\.cpu",
     # what Kubernetes, an operator or a service of ours would fill in
     r"\w+ .*\.securityContext\.(fsGroupChangePolicy|runAsGroup)",
@@ -214,11 +248,12 @@ FREE = [
     r"NetworkPolicy .*\.protocol",
     r"NetworkPolicy spec\.podSelector\.matchLabels.*",  # of `dns`
     r"HorizontalPodAutoscaler spec\.scaleTargetRef\.apiVersion",
-    r"ServiceMonitor .*\.path",
+    r"(Service|Pod)Monitor .*\.path",
     r"Secret type",
     r"Service spec\.ports\.\d\.(name|targetPort)",
     r"ConfigMap data\.(AWS_REGION|GMEM_GENERATOR__DEFAULT_MODEL|GMEM_ENGINE__RUNTIME)",
     r"ConfigMap data\.T\w+_CACHE_DIR",
+    r"ConfigMap data\.GMEM_QUOTA__\w+",
     # labels that only people read
     r"CronJob spec\.jobTemplate\.metadata.*",
     r"(CronJob|Job) .*\.template\.metadata\.labels\.app\.kubernetes\.io/name",
@@ -276,18 +311,23 @@ def test_a_change_that_breaks_another_file_is_noticed(root, kind, name, path, va
     [
         *[(DEV, "Service", name) for name in ("bank", "triton", "redis", "object-store")],
         *[(DEV, "ServiceAccount", name) for name in ("bank", "trainer", "bucket")],
-        *[(DEV, "ConfigMap", name) for name in ("settings", "bank", "triton", "generator")],
+        *[(DEV, "ConfigMap", name) for name in ("settings", "redis", *REDIS_CLIENTS)],
         *[(DEV, "Secret", name) for name in ("store", "redis", "object-store")],
         *[(DEV, "PodDisruptionBudget", name) for name in ("bank", "triton", "generator")],
         *[
             (DEV, "NetworkPolicy", name)
             for name in (
-                "default-deny", "dns", "generator", "bank", "triton", "redis", "store",
-                "object-store",
+                "default-deny", "dns", "generator", "bank", "triton", "redis", "redis-clients",
+                "store", "object-store",
             )
         ],
-        *[(GPU, "NetworkPolicy", name) for name in ("store", "bank-metrics", "triton-metrics")],
+        *[
+            (GPU, "NetworkPolicy", name)
+            for name in ("store", "bank-metrics", "triton-metrics", "trainer-metrics")
+        ],
         (GPU, "ServiceMonitor", "bank"),
+        (GPU, "PodMonitor", "trainer"),
+        (GPU, "ConfigMap", "trainer"),
         (GPU, "Deployment", "triton"),
         (JOB, "PersistentVolumeClaim", "samples"),
         (JOB, "ServiceAccount", "sample"),

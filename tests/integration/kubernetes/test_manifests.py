@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,11 +13,20 @@ import yaml
 
 from tests.support.kubernetes import custom
 from tests.support.kubernetes.checks import CHECKS, Check
-from tests.support.kubernetes.manifests import FOLDER, GIVEN_SECRETS, ROOTS, Manifests, render
+from tests.support.kubernetes.manifests import (
+    CERTIFICATE,
+    FOLDER,
+    GIVEN_SECRETS,
+    ROOTS,
+    Manifests,
+    render,
+)
 from tools import prometheus_rule
 from tools.prometheus_rule import RULES, WRAPPED
 
 pytestmark = pytest.mark.kubectl
+
+GRAFANA = FOLDER.parent / "observability/grafana"
 
 KUBERNETES = ("1.30", "1.37")
 """The oldest release with a preStop sleep, and the newest whose schemas are at hand."""
@@ -75,9 +85,12 @@ def test_secrets_to_be_made_are_in_the_guide() -> None:
     guide = (FOLDER.parent / "docs/operations/kubernetes.md").read_text()
     for secrets in GIVEN_SECRETS.values():
         for name, keys in secrets.items():
+            if keys == CERTIFICATE:
+                assert f"`{name}`" in guide
+                continue
             assert f"create secret generic {name} " in guide
             for key in keys:
-                assert f"--from-literal={key}=" in guide
+                assert re.search(rf"--from-(literal|file)={key}\b", guide)
 
 
 def test_no_overlay_that_is_used_in_earnest_holds_a_secret() -> None:
@@ -112,7 +125,24 @@ def test_rules_for_the_operator_are_those_that_were_wrapped() -> None:
 
 def test_every_file_is_part_of_some_overlay() -> None:
     used = {path for root in ROOTS for path in _reached(FOLDER / root)}
-    assert used == {path for path in FOLDER.rglob("*") if path.is_file()}
+    wanted = [
+        *FOLDER.rglob("*"),
+        GRAFANA / "kustomization.yaml",
+        *GRAFANA.glob("dashboards/*.json"),
+    ]
+    assert used == {path for path in wanted if path.is_file()}
+
+
+def test_dashboards_are_found_by_grafana_and_taken_by_kubectl() -> None:
+    held = [
+        c for c in render("overlays/gpu").of("ConfigMap") if "dashboards" in c["metadata"]["name"]
+    ]
+    for config_map in held:
+        assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
+        # `kubectl apply` keeps a copy of the whole in an annotation, which has at most 256 KiB.
+        assert len(json.dumps(config_map)) < 256 * 1024
+    found = {name: text for config_map in held for name, text in config_map["data"].items()}
+    assert found == {path.name: path.read_text() for path in GRAFANA.glob("dashboards/*.json")}
 
 
 def _reached(folder: Path) -> set[Path]:

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator
 
 from gmem_shared import telemetry
 from tests.support.kubernetes.custom import custom_resources
-from tests.support.kubernetes.manifests import Manifests, Object, Pod, expand
+from tests.support.kubernetes.manifests import Manifests, Object, Pod, expand, volume_source
 from tests.support.kubernetes.network import network
 from tests.support.kubernetes.pod_security import pod_security
 from tests.support.kubernetes.processes import (
     commands,
     cores,
     endings,
+    files,
     images,
     jobs,
     probes,
+    protection,
     redis,
     settings,
 )
@@ -85,6 +87,13 @@ def claims(manifests: Manifests) -> Iterator[str]:
         yield from _claim_problems(claim, "ReadWriteMany")
 
 
+def contents(manifests: Manifests) -> Iterator[str]:
+    """What holds settings, files or secrets holds some."""
+    for holder in manifests.of("ConfigMap", "Secret"):
+        if not holder.get("data"):
+            yield f"{holder['kind']} {holder['metadata']['name']}: holds nothing"
+
+
 def references(manifests: Manifests) -> Iterator[str]:
     """What a pod names exists: accounts, configuration, secrets, claims, volumes."""
     for pod in manifests.pods:
@@ -94,8 +103,8 @@ def references(manifests: Manifests) -> Iterator[str]:
         volumes = {claim["metadata"]["name"] for claim in _claims(pod)}
         for volume in pod.spec.get("volumes", []):
             volumes.add(volume["name"])
-            for kind, name in _volume_source(volume):
-                if manifests.get(kind, name) is None:
+            for kind, name in volume_source(volume):
+                if not manifests.exists(kind, name):
                     yield f"{pod.where}: no {kind} {name}"
         mounted = {m["name"] for c in pod.containers for m in c.get("volumeMounts", [])}
         for name in mounted ^ volumes:
@@ -140,23 +149,17 @@ def _claim_problems(claim: Object, mode: str) -> Iterator[str]:
         yield f"claim {claim['metadata']['name']}: expected a size and {mode}"
 
 
-def _volume_source(volume: Object) -> Iterator[tuple[str, str]]:
-    if "configMap" in volume:
-        yield "ConfigMap", volume["configMap"]["name"]
-    if "secret" in volume:
-        yield "Secret", volume["secret"]["secretName"]
-    if "persistentVolumeClaim" in volume:
-        yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
-
-
 CHECKS: tuple[Check, ...] = (
     selectors,
     services,
     claims,
+    contents,
     references,
     settings,
+    files,
     commands,
     probes,
+    protection,
     endings,
     scaling,
     jobs,

@@ -27,15 +27,37 @@ class Selector(Shape):
     match_labels: dict[str, str]
 
 
+class SecretKey(Shape):
+    name: str
+    key: str
+
+
+class SecretOrConfigMap(Shape):
+    secret: SecretKey
+
+
+class TLSConfig(Shape):
+    ca: SecretOrConfigMap
+    server_name: str
+
+
 class Endpoint(Shape):
     port: str
     path: str = "/metrics"
     interval: Duration | None = None
+    scheme: Literal["http", "https"] = "http"
+    tls_config: TLSConfig | None = None
 
 
 class ServiceMonitorSpec(Shape):
     selector: Selector
     endpoints: list[Endpoint] = Field(min_length=1)
+
+
+class PodMonitorSpec(Shape):
+    selector: Selector
+    job_label: str
+    pod_metrics_endpoints: list[Endpoint] = Field(min_length=1)
 
 
 class Rule(Shape):
@@ -112,6 +134,7 @@ class ScaledObjectSpec(Shape):
 
 SHAPES: dict[tuple[str, str], type[Shape]] = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"): ServiceMonitorSpec,
+    ("monitoring.coreos.com/v1", "PodMonitor"): PodMonitorSpec,
     ("monitoring.coreos.com/v1", "PrometheusRule"): PrometheusRuleSpec,
     ("keda.sh/v1alpha1", "ScaledObject"): ScaledObjectSpec,
 }
@@ -137,6 +160,21 @@ def custom_resources(manifests: Manifests) -> Iterator[str]:
             yield f"{where}: {error}"
     for monitor in manifests.of("ServiceMonitor"):
         yield from _monitor(manifests, monitor)
+    for monitor in manifests.of("PodMonitor"):
+        yield from _pod_monitor(manifests, monitor)
+
+
+def _pod_monitor(manifests: Manifests, monitor: dict[str, Any]) -> Iterator[str]:
+    name, spec = monitor["metadata"]["name"], monitor["spec"]
+    pods = manifests.pods_with(spec["selector"])
+    if len(pods) != 1:
+        yield f"PodMonitor {name}: expected the pods of one workload, found {len(pods)}"
+    for pod in pods:
+        if pod.labels.get(spec["jobLabel"]) != pod.name:
+            yield f"PodMonitor {name}: dashboards know its job as {pod.name}"
+        for endpoint in spec["podMetricsEndpoints"]:
+            if pod.port(endpoint["port"]) is None:
+                yield f"PodMonitor {name}: its pods have no port {endpoint['port']}"
 
 
 def _monitor(manifests: Manifests, monitor: dict[str, Any]) -> Iterator[str]:
@@ -155,3 +193,26 @@ def _monitor(manifests: Manifests, monitor: dict[str, Any]) -> Iterator[str]:
                 yield f"ServiceMonitor {name}: the Service has no port {endpoint['port']}"
             if endpoint.get("path", "/metrics") != "/metrics":
                 yield f"ServiceMonitor {name}: metrics are at /metrics"
+            yield from (
+                f"ServiceMonitor {name}: {problem}"
+                for problem in _scheme_problems(manifests, service, endpoint)
+            )
+
+
+def _scheme_problems(
+    manifests: Manifests, service: dict[str, Any], endpoint: dict[str, Any]
+) -> Iterator[str]:
+    """Only ports for HTTP of a pod with a certificate speak TLS; Triton's do not."""
+    for pod in manifests.pods_with({"matchLabels": service["spec"]["selector"]}):
+        values, _ = manifests.environment(pod.main)
+        encrypted = endpoint["port"] == "http" and "GMEM_SECURITY__TLS_CERT_FILE" in values
+        if (endpoint.get("scheme", "http") == "https") != encrypted:
+            yield f"port {endpoint['port']} speaks {'TLS' if encrypted else 'no TLS'}"
+        if not encrypted:
+            return
+        known = endpoint["tlsConfig"]
+        ca = known["ca"]["secret"]
+        if ca["key"] not in (manifests.data("Secret", ca["name"]) or {}):
+            yield f"there is no {ca['key']} in the Secret {ca['name']}"
+        if known["serverName"] != service["metadata"]["name"]:
+            yield f"the certificate is not for {known['serverName']}"

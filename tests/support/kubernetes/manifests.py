@@ -19,10 +19,18 @@ FOLDER = Path(__file__).parents[3] / "k8s"
 ROOTS = ("overlays/dev", "overlays/gpu", "jobs/digits-50k")
 """Everything that is applied to a cluster."""
 
+CERTIFICATE = {"tls.crt", "tls.key", "ca.crt"}
+"""What cert-manager writes into a Secret."""
+
 GIVEN_SECRETS: dict[str, dict[str, set[str]]] = {
     "overlays/gpu": {
         "store": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
         "redis": {"password"},
+        "api-keys": {"keys.json"},
+        "bank-api-key": {"key"},
+        "generator-tls": CERTIFICATE,
+        "bank-tls": CERTIFICATE,
+        "triton-tls": CERTIFICATE,
     }
 }
 """Secrets that an operator makes before an overlay is applied, with their keys."""
@@ -100,6 +108,11 @@ class Manifests:
                 return obj
         return None
 
+    def exists(self, kind: str, name: str) -> bool:
+        """Whether there is an object of this name when the overlay is applied."""
+        given = kind == "Secret" and name in self.given_secrets
+        return given or self.get(kind, name) is not None
+
     @property
     def namespace(self) -> str:
         (namespace,) = {o["metadata"]["namespace"] for o in self.of("Deployment")}
@@ -122,6 +135,17 @@ class Manifests:
         if kind == "Secret" and name in self.given_secrets:
             return dict.fromkeys(self.given_secrets[name], "given")
         return None
+
+    def files(self, pod: Pod, container: Object) -> set[str]:
+        """The files that a container finds in mounted ConfigMaps and Secrets."""
+        volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
+        return {
+            f"{mount['mountPath']}/{key}"
+            for mount in container.get("volumeMounts", [])
+            for kind, name in volume_source(volumes.get(mount["name"], {}))
+            if kind in ("ConfigMap", "Secret")
+            for key in self.data(kind, name) or {}
+        }
 
     def environment(self, container: Object) -> tuple[dict[str, str], list[str]]:
         """The environment of a container, and what it refers to in vain."""
@@ -175,6 +199,16 @@ def render(root: str) -> Manifests:
     )
     assert built.returncode == 0, built.stderr
     return Manifests(root, list(yaml.safe_load_all(built.stdout)))
+
+
+def volume_source(volume: Object) -> Iterator[tuple[str, str]]:
+    """Kind and name of the object that a volume shows."""
+    if "configMap" in volume:
+        yield "ConfigMap", volume["configMap"]["name"]
+    if "secret" in volume:
+        yield "Secret", volume["secret"]["secretName"]
+    if "persistentVolumeClaim" in volume:
+        yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

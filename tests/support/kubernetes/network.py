@@ -45,9 +45,10 @@ def _configured(manifests: Manifests) -> Iterator[Edge]:
         for container in pod.containers:
             values, _ = manifests.environment(container)
             yield from _addressed(manifests, pod, values)
-    for monitor in manifests.of("ServiceMonitor"):
-        for pod in manifests.pods_with(monitor["spec"]["selector"]):
-            for endpoint in monitor["spec"]["endpoints"]:
+    for monitor in manifests.of("ServiceMonitor", "PodMonitor"):
+        spec = monitor["spec"]
+        for pod in manifests.pods_with(spec["selector"]):
+            for endpoint in spec.get("endpoints", spec.get("podMetricsEndpoints", [])):
                 port = pod.port(endpoint["port"])
                 if port is not None and pod.name != "generator":
                     yield "monitoring", pod.name, port

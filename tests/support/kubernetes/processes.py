@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import typer
 from pydantic import ValidationError
@@ -71,6 +73,18 @@ def settings(manifests: Manifests) -> Iterator[str]:
             yield from _choices(found, pod)
             if container is pod.main:
                 yield from _listening(found, pod)
+                yield from _sharing(found, pod, given)
+
+
+def files(manifests: Manifests) -> Iterator[str]:
+    """Files that settings name are mounted."""
+    for pod in _ours(manifests):
+        for container in pod.containers:
+            given, _ = manifests.environment(container)
+            there = manifests.files(pod, container)
+            for name, value in given.items():
+                if name.startswith("GMEM_") and name.endswith("_FILE") and value not in there:
+                    yield f"{pod.where}: {name} is {value}, which no volume brings"
 
 
 def commands(manifests: Manifests) -> Iterator[str]:
@@ -95,10 +109,35 @@ def probes(manifests: Manifests) -> Iterator[str]:
     """Whatever serves has probes, which ask for what there is."""
     for pod in manifests.pods:
         for container in pod.containers:
-            if container.get("ports"):
+            if container.get("ports") and pod.owner["kind"] not in ("Job", "CronJob"):
+                values, _ = manifests.environment(container)
+                scheme = "HTTPS" if "GMEM_SECURITY__TLS_CERT_FILE" in values else "HTTP"
                 yield from (
-                    f"{pod.where}: {problem}" for problem in _probe_problems(pod, container)
+                    f"{pod.where}: {problem}" for problem in _probe_problems(pod, container, scheme)
                 )
+
+
+def protection(manifests: Manifests) -> Iterator[str]:
+    """Who speaks TLS is spoken to so, by clients that know it; who wants a key is shown one."""
+    found = {}
+    for pod in _ours(manifests):
+        given, _ = manifests.environment(pod.main)
+        with contextlib.suppress(ValidationError, ValueError):  # `settings` says so
+            found[pod.name] = settings_of(given)
+    encrypted = {name for name, each in found.items() if each.security.tls_cert_file is not None}
+    if encrypted - {"generator"} not in (set(), {"bank", "triton"}):
+        yield f"of bank and Triton, {encrypted} speaks TLS; the front end does with both or none"
+    # Triton is its own client: its probe asks over gRPC.
+    for name in {"generator", "triton"} & found.keys():
+        knows = found[name].security.tls_ca_file is not None
+        if knows != ("triton" in encrypted):
+            yield f"{name} {'expects' if knows else 'does not expect'} TLS of bank and Triton"
+    if "bank" in found and "generator" in found:
+        wanted = found["bank"].security.api_keys_file is not None
+        if wanted != (found["generator"].bank.api_key_file is not None):
+            yield "the front end's key for the bank is missing, or nobody asks for it"
+        if wanted != (found["generator"].security.api_keys_file is not None):
+            yield "front end or bank answers anyone"
 
 
 def endings(manifests: Manifests) -> Iterator[str]:
@@ -185,7 +224,8 @@ def images(manifests: Manifests) -> Iterator[str]:
         user = pod.spec.get("securityContext", {}).get("runAsUser")
         if said["USER"] != f"{user}:{user}":
             yield f"{pod.where}: runs as {user}, its image as {said['USER']}"
-        if set(pod.ports.values()) != set(map(int, said.get("EXPOSE", "").split())):
+        exposed = set(map(int, said.get("EXPOSE", "").split()))
+        if set(pod.ports.values()) != exposed and pod.owner["kind"] == "Deployment":
             yield f"{pod.where}: has ports {pod.ports}, its image {said.get('EXPOSE')}"
         if said["ENTRYPOINT"] != '["gmem"]' or "command" in pod.main:
             yield f"{pod.where}: its image does not begin with gmem"
@@ -210,7 +250,8 @@ def settings_of(environment: dict[str, str]) -> Settings:
     """The settings that a process with this environment has.
 
     Raises:
-        ValueError: A GMEM_* variable is no setting, or has a value that is refused.
+        ValueError: A GMEM_* variable is no setting, or has a value that is refused; that files
+            exist is not asked here.
     """
     values: dict[str, dict[str, str]] = {section: {} for section in Settings.model_fields}
     for name, value in environment.items():
@@ -219,6 +260,8 @@ def settings_of(environment: dict[str, str]) -> Settings:
         section, _, field = name.removeprefix("GMEM_").lower().partition("__")
         if section not in values:
             raise ValueError(f"{name} is no setting")
+        if field.endswith("_file"):
+            value = __file__
         values[section][field] = value  # a section refuses fields that it does not know
     sections: dict[str, Any] = {
         section: field.annotation.model_validate(values[section])  # type: ignore[union-attr]
@@ -240,6 +283,7 @@ def _listening(found: Settings, pod: Pod) -> Iterator[str]:
             "metrics": found.triton.metrics_port,
         },
         "generator": {"http": found.generator.port},
+        "trainer": {"metrics": found.trainer.metrics_port} if found.trainer.metrics_port else {},
     }.get(pod.name, {})
     if pod.ports != expected:
         yield f"{pod.where}: expected ports {expected}, found {pod.ports}"
@@ -247,9 +291,21 @@ def _listening(found: Settings, pod: Pod) -> Iterator[str]:
         "bank": found.bank.host,
         "triton": found.triton.host,
         "generator": found.generator.host,
+        "trainer": found.trainer.metrics_host if pod.ports else EVERYWHERE,
     }
     if hosts.get(pod.name, EVERYWHERE) != EVERYWHERE:
         yield f"{pod.where}: listens on {hosts[pod.name]} alone"
+
+
+def _sharing(found: Settings, pod: Pod, given: dict[str, str]) -> Iterator[str]:
+    shares = found.redis.url != "memory://"
+    if shares != ("gmem/redis" in pod.labels):
+        yield f"{pod.where}: is told of a Redis that does not let it in, or not told of it"
+    if shares and found.redis.password_file is None:
+        yield f"{pod.where}: does not know Redis' password"
+    inside = "." not in (urlsplit(given.get("AWS_ENDPOINT_URL", "")).hostname or ".")
+    if pod.name == "generator" and inside and found.jobs.presigned_links:
+        yield f"{pod.where}: sends clients to a store that they cannot reach"
 
 
 def _choices(found: Settings, pod: Pod) -> Iterator[str]:
@@ -297,7 +353,7 @@ def _command_problem(arguments: tuple[str, ...]) -> str | None:
     return None
 
 
-def _probe_problems(pod: Pod, container: Object) -> Iterator[str]:
+def _probe_problems(pod: Pod, container: Object, scheme: str) -> Iterator[str]:
     wanted = {"livenessProbe", "readinessProbe"}
     if pod.owner["kind"] == "Deployment":
         wanted.add("startupProbe")
@@ -308,14 +364,16 @@ def _probe_problems(pod: Pod, container: Object) -> Iterator[str]:
         if len(handlers) != 1:
             yield f"a probe that asks {len(handlers)} things"
             continue
-        yield from _ask_problems(pod, probe, handlers[0])
+        yield from _ask_problems(pod, probe, handlers[0], scheme)
 
 
-def _ask_problems(pod: Pod, probe: Object, ask: Object) -> Iterator[str]:
+def _ask_problems(pod: Pod, probe: Object, ask: Object, scheme: str) -> Iterator[str]:
     if "port" in ask and pod.port(ask["port"]) is None:
         yield f"probes port {ask['port']}, which it has not"
     if "httpGet" in probe and ask.get("path") not in PATHS.get(pod.name, set()):
         yield f"probes {ask.get('path')}, which it does not answer"
+    if "httpGet" in probe and ask.get("scheme", "HTTP") != scheme:
+        yield f"is probed in another protocol than {scheme}"
     if pod.name == "triton" and "exec" not in probe:
         yield "Triton's own health does not know of its engine"
     asks_others = "exec" in probe or ask.get("path") not in (None, "/livez")
