@@ -16,7 +16,21 @@ SERVICES = ("generator", "prometheus", "grafana")
 
 
 @pytest.fixture(scope="session")
-def project() -> Project:
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A disk of 2 GiB, of which only what is written takes room."""
+    image = tmp_path_factory.mktemp("disk") / "ext4"
+    with image.open("wb") as file:
+        file.truncate(2 << 30)
+    run("mkfs.ext4", "-q", str(image))
+    device = run("losetup", "--find", "--show", str(image)).strip()
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
+
+
+@pytest.fixture(scope="session")
+def project(disk: str) -> Project:
     """The project as committed; where no registry is reached, with stand-ins built from Debian."""
     files = [ROOT / "docker-compose.yml", HERE / "docker-compose.test.yml"]
     services = list(SERVICES)
@@ -27,6 +41,7 @@ def project() -> Project:
         services.remove("grafana")  # of which no package exists
     generator, _, prometheus, grafana = free_ports(4)
     ports = {
+        "STORE_DISK": disk,
         "GENERATOR_PORT": f"{generator}-{generator + 1}",  # of up to two replicas
         "PROMETHEUS_PORT": str(prometheus),
         "GRAFANA_PORT": str(grafana),

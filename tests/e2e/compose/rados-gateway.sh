@@ -23,7 +23,7 @@ mon osd full ratio = 0.95
 paxos propose interval = 0.05
 osd data = $data/osd
 osd objectstore = bluestore
-bluestore block size = ${OSD_BYTES:-1073741824}
+bluestore block size = 1073741824
 bluestore block db create = false
 bluestore block wal create = false
 osd memory target = 939524096
@@ -47,7 +47,8 @@ if [ ! -e $data/made ]; then
     auth $data/keyring --gen-key -n client.admin --cap mon 'allow *' --cap osd 'allow *' --cap mgr 'allow *'
     auth $data/keyring --gen-key -n osd.0 --cap mon 'allow profile osd' --cap osd 'allow *'
     auth $data/keyring --gen-key -n client.rgw --cap mon 'allow rw' --cap osd 'allow rwx'
-    monmaptool --create --fsid "$(cat $data/fsid)" --addv a '[v2:127.0.0.1:3300]' /tmp/monmap >/dev/null
+    monmaptool --create --fsid "$(cat $data/fsid)" --clobber \
+        --addv a '[v2:127.0.0.1:3300]' /tmp/monmap >/dev/null
     ceph-mon --mkfs -i a --monmap /tmp/monmap --keyring $data/keyring
 fi
 ceph-mon -i a -f &
