@@ -17,6 +17,8 @@ class Load:
     url: str
     clients: int = 8
     request: dict[str, Any] = field(default_factory=dict)
+    heed: bool = False
+    """whether a client that is told when to come back waits so long, a second at most"""
     answers: list[dict[str, Any]] = field(default_factory=list)
     failures: list[tuple[int, str]] = field(default_factory=list)
     ends: list[tuple[float, float, int]] = field(default_factory=list)
@@ -49,7 +51,7 @@ class Load:
         while not self._stop.is_set():
             body = {"class_label": number % 10, "seed": number * 100_000 + sent, **self.request}
             sent += 1
-            begin, status = time.monotonic(), 0
+            begin, status, wait = time.monotonic(), 0, 0.0
             try:
                 async with self._session.post(f"{self.url}/generate", json=body) as answer:
                     status = answer.status
@@ -57,9 +59,12 @@ class Load:
                         self.answers.append(await answer.json())
                     else:
                         self.failures.append((status, await answer.text()))
+                        wait = float(answer.headers.get("Retry-After", 0))
             except (aiohttp.ClientError, TimeoutError) as error:
                 status = 0
                 self.failures.append((0, repr(error)))
             self.ends.append((begin, time.monotonic(), status))
+            if self.heed:
+                await asyncio.sleep(min(wait, 1.0) if status else 0.1)
             async with self._progress:
                 self._progress.notify_all()

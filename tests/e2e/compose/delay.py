@@ -58,4 +58,4 @@ def delayed(project: Project, service: str, other: str, milliseconds: int) -> It
         run(*namespace, "iptables", "-D", *reset)
         run(*namespace, "iptables", "-D", *redirect)
         relay.terminate()
-        relay.wait()
+        relay.communicate()

@@ -172,8 +172,14 @@ class Project:
         return run("docker", "exec", self.container(service), *command, check=check)
 
     def crash(self, service: str) -> None:
-        """SIGKILL from outside, as the kernel does it: the engine's restart policy applies."""
-        run("kill", "-9", str(self.pid(self.container(service))))
+        """SIGKILL from outside, as the kernel does it; return when the engine has restarted it."""
+        container = self.container(service)
+        before = self.pid(container)
+        run("kill", "-9", str(before))
+        end = time.monotonic() + 60
+        while self.pid(container) in (0, before):
+            assert time.monotonic() < end, self.logs(service)
+            time.sleep(0.1)
 
     @contextlib.contextmanager
     def cut(self, service: str, other: str) -> Iterator[None]:

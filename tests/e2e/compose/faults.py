@@ -52,7 +52,8 @@ class Clients:
     """Eight clients on a thread of their own, so that faults can be made beside them."""
 
     def __init__(self, url: str) -> None:
-        self._load = Load(url, CLIENTS, {"num_steps": 25, "deadline_ms": DEADLINE_MS})
+        request = {"num_steps": 25, "deadline_ms": DEADLINE_MS}
+        self._load = Load(url, CLIENTS, request, heed=True)
         self._begun = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
@@ -80,13 +81,11 @@ class Clients:
     def failures(self) -> Counter[tuple[int, str]]:
         return Counter((status, _code(text)) for status, text in self._load.failures)
 
-    def recovered(self) -> bool:
-        """Whether for a while now there were answers and no failure."""
-        now = time.monotonic()
-        recent = [
-            status for _, end, status in self._load.ends[-2000:] if end > now - STEADY_SECONDS
-        ]
-        return len(recent) >= CLIENTS and set(recent) == {200}
+    def recovered(self, since: float) -> bool:
+        """Whether for a while, all of it after a moment, there were answers and no failure."""
+        begin = time.monotonic() - STEADY_SECONDS
+        recent = [status for _, end, status in self._load.ends[-2000:] if end > begin]
+        return begin > since and len(recent) >= CLIENTS and set(recent) == {200}
 
     def judge(self, fault: str, begin: float, end: float) -> Verdict:
         requests = [r for r in list(self._load.ends) if r[1] >= begin]
@@ -116,7 +115,7 @@ def under_load(url: str, fault: str, seconds: float = 120.0) -> Iterator[list[Ve
         begin = time.monotonic()
         yield found
         end = time.monotonic()
-        clients.wait(clients.recovered, f"recovery from: {fault}", seconds)
+        clients.wait(lambda: clients.recovered(end), f"recovery from: {fault}", seconds)
     finally:
         clients.stop()
     found.append(clients.judge(fault, begin, end))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 import pytest
@@ -13,43 +16,60 @@ import pytest
 from gmem_shared.errors import GmemError
 from gmem_shared.settings import StoreSettings
 from gmem_shared.store import Store
+from gmem_shared.store.backends import connect
+from gmem_shared.store.layout import Layout
 from tests.e2e.compose.delay import delayed
 from tests.e2e.compose.engine import Project, run
-from tests.e2e.compose.faults import under_load
+from tests.e2e.compose.faults import Verdict, under_load
 from tests.support.stack import free_ports, wait_for
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
-Verdicts = list[tuple[str, ...]]
+BALANCED = "SIGTERM to one of two front ends behind a load balancer"
 
 
 @pytest.fixture
 def stack(running: Project) -> Iterator[Project]:
-    """The running project; every service is back before the next test."""
+    """The running project with a job that was acknowledged before the fault, and ends after it."""
     running.up()
+    request = {"num_images": 300, "num_steps": 8, "seed": 1}
+    job = httpx.post(
+        f"{url(running)}/generate", json=request, headers={"Prefer": "respond-async"}, timeout=30
+    )
+    assert job.status_code == 202, job.text
     yield running
     for service in ("object-store", "redis", "bank", "triton", "generator"):
         running.wait_healthy(service)
+    wait_for(lambda: succeeded(f"{url(running)}{job.headers['Location']}"), "the job ends", 180)
 
 
 @pytest.fixture
-def store(stack: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The stack's store, as an operator's machine sees it."""
+def place(stack: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoreSettings:
+    """Where an operator's machine finds the stack's store."""
     credentials = tmp_path / "credentials"
     credentials.write_text(stack.execute("bank", "cat", "/run/credentials/aws"))
     address = stack.address(stack.container("object-store"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}:8333")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("NO_PROXY", address)
-    return Store.from_settings(
-        StoreSettings(
-            url="s3://gmem/store", credentials_file=credentials, cache_dir=tmp_path / "cache"
-        )
+    return StoreSettings(
+        url="s3://gmem/store", credentials_file=credentials, cache_dir=tmp_path / "cache"
     )
+
+
+@pytest.fixture
+def store(place: StoreSettings) -> Store:
+    return Store.from_settings(place)
 
 
 def url(project: Project) -> str:
     return project.published("generator")[0]
+
+
+def succeeded(job: str) -> bool:
+    found = httpx.get(job, timeout=30).json()
+    assert found["status"] not in ("failed", "cancelled"), found
+    return bool(found["status"] == "succeeded")
 
 
 def lost(store: Store) -> int:
@@ -65,145 +85,152 @@ def lost(store: Store) -> int:
     return broken
 
 
+class Judge(Protocol):
+    """Runs a block as a fault under load; the list holds the verdict afterwards."""
+
+    def __call__(
+        self, fault: str, *, address: str | None = None, seconds: float = 120.0
+    ) -> AbstractContextManager[list[Verdict]]: ...
+
+
+@pytest.fixture
+def judged(stack: Project, store: Store, verdicts: list[tuple[str, ...]]) -> Judge:
+    @contextmanager
+    def judge(
+        fault: str, *, address: str | None = None, seconds: float = 120.0
+    ) -> Iterator[list[Verdict]]:
+        with under_load(address or url(stack), fault, seconds) as found:
+            yield found
+        damaged = lost(store)
+        verdicts.append(found[0].line(damaged))
+        assert damaged == 0
+
+    return judge
+
+
 @pytest.mark.parametrize("service", ["bank", "triton", "redis", "object-store"])
-def test_a_service_that_is_killed_comes_back(
-    stack: Project, store: Store, verdicts: Verdicts, service: str
-) -> None:
-    with under_load(url(stack), f"{service} killed") as found:
+def test_a_service_that_is_killed_comes_back(stack: Project, judged: Judge, service: str) -> None:
+    with judged(f"{service} killed") as found:
         stack.crash(service)
         stack.wait_healthy(service)
     (verdict,) = found
-    verdicts.append(verdict.line(lost(store)))
-    assert lost(store) == 0
     assert 0 not in verdict.statuses
     if service in ("redis", "object-store"):
         assert verdict.failed == 0
 
 
-def test_a_front_end_that_is_killed_comes_back(
-    stack: Project, store: Store, verdicts: Verdicts
-) -> None:
-    with under_load(url(stack), "generator killed") as found:
+def test_a_front_end_that_is_killed_comes_back(stack: Project, judged: Judge) -> None:
+    with judged("generator killed") as found:
         stack.crash("generator")
         stack.wait_healthy("generator")
     (verdict,) = found
-    verdicts.append(verdict.line(lost(store)))
     assert set(verdict.statuses) <= {0, 200, 503}
 
 
-def test_redis_may_be_away_for_20_seconds(stack: Project, store: Store, verdicts: Verdicts) -> None:
-    with under_load(url(stack), "Redis paused for 20 s") as found, stack.paused("redis"):
+def test_redis_may_be_away_for_20_seconds(stack: Project, judged: Judge) -> None:
+    with judged("Redis paused for 20 s") as found, stack.paused("redis"):
         time.sleep(20)
     (verdict,) = found
-    verdicts.append(verdict.line(lost(store)))
     assert verdict.failed == 0
 
 
-def test_a_bank_cut_off_from_its_store_serves_what_it_has(
-    stack: Project, store: Store, verdicts: Verdicts
-) -> None:
+def test_a_bank_cut_off_from_its_store_serves_what_it_has(stack: Project, judged: Judge) -> None:
     with (
-        under_load(url(stack), "bank cut off from the store for 20 s") as found,
+        judged("bank cut off from the store for 20 s") as found,
         stack.cut("bank", "object-store"),
     ):
         time.sleep(20)
     (verdict,) = found
-    verdicts.append(verdict.line(lost(store)))
     assert verdict.failed == 0
 
 
 def test_a_front_end_cut_off_from_triton_says_so_and_does_not_hang(
-    stack: Project, store: Store, verdicts: Verdicts
+    stack: Project, judged: Judge
 ) -> None:
     with (
-        under_load(url(stack), "front end cut off from Triton for 20 s") as found,
+        judged("front end cut off from Triton for 20 s") as found,
         stack.cut("generator", "triton"),
     ):
         time.sleep(20)
     (verdict,) = found
-    verdicts.append(verdict.line(lost(store)))
     assert 0 not in verdict.statuses
     assert verdict.slowest_seconds < 12
 
 
 @pytest.mark.parametrize("other", ["bank", "triton"])
-def test_30_ms_more_on_the_way_are_30_ms_more(
-    stack: Project, store: Store, verdicts: Verdicts, other: str
-) -> None:
+def test_30_ms_more_on_the_way_are_30_ms_more(stack: Project, judged: Judge, other: str) -> None:
     with (
         delayed(stack, "generator", other, milliseconds=30),
-        under_load(url(stack), f"+30 ms between front end and {other}") as found,
+        judged(f"+30 ms between front end and {other}") as found,
     ):
         time.sleep(10)
     (verdict,) = found
-    verdicts.append(verdict.line(lost(store)))
     assert verdict.failed == 0
 
 
 def test_a_full_disk_of_the_store_stops_publishing_and_nothing_else(
-    stack: Project, store: Store, verdicts: Verdicts
+    stack: Project, judged: Judge
 ) -> None:
-    with under_load(url(stack), "disk of the store full") as found:
+    with judged("disk of the store full") as found:
         on_disk(stack, "dd if=/dev/zero of=/data/filler bs=1M 2>/dev/null || true")
         published = train(stack, seed=3, check=False)
         on_disk(stack, "rm /data/filler")
         stack.wait_healthy("object-store")
     (verdict,) = found
-    verdicts.append(verdict.line(lost(store)))
     assert verdict.failed == 0
     assert "published" not in published
     train(stack, seed=3)
 
 
 def test_two_trainers_that_publish_at_once_both_get_a_version(
-    stack: Project, store: Store, verdicts: Verdicts
+    stack: Project, store: Store, judged: Judge
 ) -> None:
     before = len(store.repository("models", "digits").versions())
-    with under_load(url(stack), "two trainers publish at once", seconds=300) as found:
+    with judged("two trainers publish at once", seconds=300) as found:
         both = [trainer(stack, seed) for seed in (1, 2)]
         for one in both:
             assert one.wait(600) == 0
     (verdict,) = found
-    verdicts.append(verdict.line(lost(store)))
     assert verdict.failed == 0
     assert len(store.repository("models", "digits").versions()) == before + 2
 
 
 def test_a_corrupted_upload_is_never_served(
-    stack: Project, store: Store, verdicts: Verdicts
+    stack: Project, place: StoreSettings, store: Store, judged: Judge
 ) -> None:
     repository = store.repository("banks", "digits")
     good = repository.resolve("production")
+    content = b"as it was sent"
     bad = repository.publish(
-        {"classes.json": b"[]"},
-        metadata=good.manifest.metadata,
-        reuse={n: f for n, f in good.manifest.files.items() if n != "classes.json"},
+        {"notes.txt": content}, metadata=good.manifest.metadata, reuse=good.manifest.files
     )
-    with under_load(url(stack), "a corrupted version is promoted") as found:
+    objects = connect(place.url, place.credentials_file)
+    blob = Layout("banks", "digits").blob(hashlib.sha256(content).hexdigest())
+    objects.write(blob, b"as it was kept")
+    with judged("a corrupted upload is promoted") as found:
         repository.set_alias("production", bad, reason="test")
         wait_for(lambda: refused(stack), "the bank refuses it", 30)
         answer = httpx.post(f"{url(stack)}/generate", json={"class_label": 1}, timeout=30).json()
         assert answer["bank"]["digest"] == good.digest
         repository.rollback("production", reason="test")
+        objects.write(blob, content)
     (verdict,) = found
-    verdicts.append(verdict.line(lost(store)))
     assert verdict.failed == 0
 
 
 def test_behind_a_load_balancer_a_front_end_leaves_without_a_failed_request(
-    stack: Project, store: Store, verdicts: Verdicts, tmp_path: Path
+    stack: Project, judged: Judge, tmp_path: Path
 ) -> None:
     stack.compose("up", "-d", "--no-recreate", "--scale", "generator=2", "generator")
     stack.wait_healthy("generator")
     try:
         with (
             balancer(stack.published("generator"), tmp_path) as address,
-            under_load(address, "SIGTERM to one of two front ends behind a load balancer") as found,
+            judged(BALANCED, address=address) as found,
         ):
             leaving = stack.containers("generator")[0]
             run("docker", "stop", "-t", "40", leaving)
         (verdict,) = found
-        verdicts.append(verdict.line(lost(store)))
         assert verdict.failed == 0
         assert stack.inspect(leaving)["State"]["ExitCode"] == 0
     finally:
