@@ -178,8 +178,8 @@ if __name__ == "__main__":
     recorder = Recorder()
     pool.submit(make_task(2000, num_steps=20), recorder)
     eventually(lambda: len(recorder.images) > 0)
-    print("working", flush=True)
     try:
+        print("working", flush=True)
         time.sleep(600)
     except KeyboardInterrupt:
         pool.close()

@@ -15,7 +15,7 @@ from gmem_model.embedded import EmbeddedBackend
 from gmem_model.engine.host import EngineHost
 from gmem_model.engine.pool.messages import Setup
 from gmem_model.engine.pool.pool import EnginePool
-from gmem_shared.errors import ConflictError, NotReadyError
+from gmem_shared.errors import CancelledError, ConflictError, NotReadyError
 from gmem_shared.ports import Backend
 from gmem_shared.settings import EngineSettings, LogSettings, StoreSettings
 from gmem_shared.store import Store
@@ -118,10 +118,10 @@ async def ready(backend: B) -> B:
 
 
 async def is_running(backend: Backend, task_id: str) -> bool:
-    """Whether the engine refuses a second task of this id."""
+    """Whether the engine refuses a second task of this id, or was about to cancel the first."""
     try:
         await images_of(backend, make_task(1, id=task_id, num_steps=1))
-    except ConflictError:
+    except (CancelledError, ConflictError):
         return True
     return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import time
@@ -32,6 +33,10 @@ CALL_THREADS = 4
 
 TICK_SECONDS = 0.25
 """How often vanished clients are looked for and metrics copied."""
+
+
+STUCK_SECONDS = 60.0
+"""Without a sign of life so long, the process is beyond help."""
 
 
 class TritonPythonModel:
@@ -146,8 +151,13 @@ class TritonPythonModel:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when tritonserver was killed; it may hold a lock that ``finalize`` needs."""
+    """End this process when tritonserver was killed; it may hold a lock that ``finalize`` needs.
+
+    A thread may even wait for such a lock with all of Python stopped. So there is a watch that needs
+    no Python, and bites unless it is put off every second.
+    """
     while os.getppid() == parent:
+        faulthandler.dump_traceback_later(STUCK_SECONDS, exit=True)
         time.sleep(1.0)
     os._exit(1)
 
