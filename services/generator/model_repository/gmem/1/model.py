@@ -153,8 +153,8 @@ class TritonPythonModel:
 def _end_with(parent: int) -> None:
     """End this process when tritonserver was killed; it may hold a lock that ``finalize`` needs.
 
-    A thread may even wait for such a lock with all of Python stopped. So there is a watch that needs
-    no Python, and bites unless it is put off every second.
+    A thread may even wait for such a lock with all of Python stopped. So there is a watch that
+    needs no Python, and bites unless it is put off every second.
     """
     while os.getppid() == parent:
         faulthandler.dump_traceback_later(STUCK_SECONDS, exit=True)
