@@ -30,9 +30,7 @@ class Verdict:
     statuses: Counter[int] = field(default_factory=Counter)
     slowest_seconds: float = 0.0
     outage_seconds: float = 0.0
-    """from the first failure to the last, 0 without one"""
-    recovery_seconds: float = 0.0
-    """from the end of the fault to the first answer after the last failure"""
+    """from the first failure to the first answer after the last, 0 without one"""
 
     @property
     def failed(self) -> int:
@@ -44,7 +42,7 @@ class Verdict:
         )
         return (
             self.fault, str(self.statuses[200]), refused or "none", f"{self.slowest_seconds:.1f}",
-            f"{self.recovery_seconds:.1f}", str(lost),
+            f"{self.outage_seconds:.1f}", str(lost),
         )  # fmt: skip
 
 
@@ -87,17 +85,14 @@ class Clients:
         recent = [status for _, end, status in self._load.ends[-2000:] if end > begin]
         return begin > since and len(recent) >= CLIENTS and set(recent) == {200}
 
-    def judge(self, fault: str, begin: float, end: float) -> Verdict:
+    def judge(self, fault: str, begin: float) -> Verdict:
         requests = [r for r in list(self._load.ends) if r[1] >= begin]
         verdict = Verdict(fault, Counter(status for *_, status in requests))
         verdict.slowest_seconds = max(ended - began for began, ended, _ in requests)
         failed = [ended for _, ended, status in requests if status != 200]
         if failed:
-            verdict.outage_seconds = max(failed) - min(failed)
-            first_good = min(
-                (e for _, e, s in requests if s == 200 and e > max(failed)), default=end
-            )
-            verdict.recovery_seconds = max(0.0, first_good - end)
+            good = (e for _, e, status in requests if status == 200 and e > max(failed))
+            verdict.outage_seconds = min(good, default=time.monotonic()) - min(failed)
         return verdict
 
 
@@ -118,7 +113,7 @@ def under_load(url: str, fault: str, seconds: float = 120.0) -> Iterator[list[Ve
         clients.wait(lambda: clients.recovered(end), f"recovery from: {fault}", seconds)
     finally:
         clients.stop()
-    found.append(clients.judge(fault, begin, end))
+    found.append(clients.judge(fault, begin))
     unexplained = {
         key: n for key, n in clients.failures().items() if key[0] and key[0] not in HONEST
     }

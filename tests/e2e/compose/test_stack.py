@@ -117,7 +117,7 @@ def test_no_password_stands_in_an_environment_or_a_log(running: Project) -> None
         "bank",
         "sh",
         "-c",
-        "cat /run/credentials/redis-password; sed -n s/.*_key.=.//p /run/credentials/aws",
+        "cat /run/credentials/redis-password; echo; sed -n s/.*_key.=.//p /run/credentials/aws",
     ).split()
     secrets = [secret for secret in secrets if len(secret) > 20]
     assert len(secrets) == 2
