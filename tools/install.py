@@ -53,17 +53,15 @@ def install_torch() -> None:
 def dependencies(extra: str) -> list[str]:
     """Return the requirements of the package and of one extra, with those of extras it names."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
 
-    def expand(requirements: list[str]) -> list[str]:
-        found: list[str] = []
-        for requirement in requirements:
-            ours = re.fullmatch(r"gmem-serving\[(.+)\]", requirement)
-            names = ours[1].split(",") if ours else []
-            found += [] if ours else [requirement]
-            found += [r for name in names for r in expand(project["optional-dependencies"][name])]
-        return found
+    def expand(requirement: str) -> list[str]:
+        ours = re.fullmatch(r"gmem-serving\[(.+)\]", requirement)
+        if ours is None:
+            return [requirement]
+        return [r for name in ours[1].split(",") for listed in extras[name] for r in expand(listed)]
 
-    return expand([*project["dependencies"], f"gmem-serving[{extra}]"])
+    return [*project["dependencies"], *expand(f"gmem-serving[{extra}]")]
 
 
 def main() -> None:

@@ -108,7 +108,8 @@ def _batching() -> Row:
     )
 
 
-def _backlog() -> Row:
+def backlog() -> Row:
+    """Whether there is room for more work."""
     return (
         lines(
             "backlog",
@@ -116,6 +117,7 @@ def _backlog() -> Row:
             (select(ours.GENERATOR_BACKLOG_SECONDS), "{{instance}}"),
             limits=((30, "red"),),
             width=12,
+            help="Time to finish what was admitted: what to scale the engine by.",
         ),
         lines(
             "images admitted and unfinished",
@@ -264,7 +266,7 @@ BOARD = board(
         "Latency": _latency(),
         "Where the time goes": _time(),
         "Batching": _batching(),
-        "Backlog": _backlog(),
+        "Backlog": backlog(),
         "Waste": _waste(),
         "Jobs": _jobs(),
         "What replicas share": _shared(),

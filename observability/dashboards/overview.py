@@ -5,6 +5,7 @@ from __future__ import annotations
 from gmem_shared import telemetry as ours
 from observability.dashboards import foreign
 from observability.dashboards.board import RUNBOOK, Row, board
+from observability.dashboards.generator import backlog
 from observability.dashboards.panels import ANY_IS_BAD, lines, number, quantiles
 from observability.dashboards.promql import PROBES, or_zero, quantile, rate, select
 
@@ -93,25 +94,6 @@ def _there() -> Row:
     )
 
 
-def _room() -> Row:
-    return (
-        lines(
-            "backlog",
-            "s",
-            (select(ours.GENERATOR_BACKLOG_SECONDS), "{{instance}}"),
-            limits=((30, "red"),),
-            width=12,
-            help="Time to finish what was admitted: what to scale the engine by.",
-        ),
-        lines(
-            "images admitted and unfinished",
-            "none",
-            (select(ours.GENERATOR_IMAGES_WAITING), "{{instance}}"),
-            width=12,
-        ),
-    )
-
-
 def _budget() -> Row:
     return (
         lines(
@@ -135,7 +117,7 @@ BOARD = board(
     rows={
         "Is it served?": _served(),
         "What is there?": _there(),
-        "Is there room?": _room(),
+        "Is there room?": backlog(),
         "How fast is the error budget spent?": _budget(),
     },
 )
