@@ -22,7 +22,7 @@ from gmem_model.importing.publishing import Memory, check_bank, publish_bank, pu
 from gmem_model.presets import PRESETS
 from gmem_model.published import Family
 from gmem_shared import logs
-from gmem_shared.announcements import Announcer
+from gmem_shared.announcements import announcing_store
 from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import open_bank
 from gmem_shared.class_names import read_class_names
@@ -159,8 +159,7 @@ def presets() -> None:
 
 
 def _store() -> Store:
-    settings = Settings()
-    return Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
+    return announcing_store(Settings())
 
 
 def _open(store: Store, model: str) -> tuple[OpenVersion, ModelConfig]:

@@ -13,7 +13,8 @@ from typing import Literal
 
 import structlog
 
-from gmem_shared.settings import RedisSettings
+from gmem_shared.settings import RedisSettings, Settings
+from gmem_shared.store import Store
 
 _log = structlog.get_logger(__name__)
 
@@ -22,6 +23,11 @@ Event = Literal["moved", "served"]
 
 _LISTEN_SECONDS = 0.5
 _RETRY_SECONDS = 5.0
+
+
+def announcing_store(settings: Settings) -> Store:
+    """Return the store of the settings; that an alias was moved through it is announced."""
+    return Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
 
 
 class Announcer:

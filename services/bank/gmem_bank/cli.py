@@ -19,7 +19,7 @@ from rich.table import Table
 from gmem_bank import importing, publishing
 from gmem_bank.local import LocalBank
 from gmem_shared import logs, tracing
-from gmem_shared.announcements import Announcer
+from gmem_shared.announcements import announcing_store
 from gmem_shared.bank_format import tombstone as tombstone_rows
 from gmem_shared.progress import progress_bar
 from gmem_shared.settings import Settings
@@ -213,8 +213,7 @@ def index(
 
 
 def _store() -> Store:
-    settings = Settings()
-    return Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
+    return announcing_store(Settings())
 
 
 def _resolve(bank: str) -> tuple[Repository, Version]:

@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from gmem_bank.host import BankHost
 from gmem_bank.index import pin_threads
 from gmem_bank.service import BankService
-from gmem_shared.announcements import Announcer
+from gmem_shared.announcements import announcing_store
 from gmem_shared.bank_messages import split
 from gmem_shared.settings import Settings
 from gmem_shared.store import Store
@@ -59,8 +59,7 @@ class LocalBank:
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalBank:
         """Build the source; opens nothing yet."""
-        store = Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
-        return cls(store, settings, REGISTRY)
+        return cls(announcing_store(settings), settings, REGISTRY)
 
     async def start(self) -> None:
         """Begin to follow the aliases."""

@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gmem_shared import logs
-from gmem_shared.announcements import Announcer
+from gmem_shared.announcements import announcing_store
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.settings import Settings
-from gmem_shared.store import Store
 from gmem_trainer.promotion import is_promoted
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def train(
     name = name or (_name_of(data) if data is not None else recipe_name)
     url = (store or settings.store.url) if publish else str(workdir / "store")
     place = settings.store.model_copy(update={"url": url})
-    target = Store.from_settings(place, moved=Announcer(settings.redis, "moved"))
+    target = announcing_store(settings.model_copy(update={"store": place}))
     if if_missing and is_promoted(target, name):
         return
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gmem_shared import logs
-from gmem_shared.announcements import Announcer
+from gmem_shared.announcements import announcing_store
 from gmem_shared.settings import Settings
 from gmem_shared.store.aliases import AliasRecord
 from gmem_shared.store.gc import Retention
@@ -39,8 +39,7 @@ def _configure() -> None:
 
 def _repository(target: str) -> Repository:
     kind, _, name = target.partition("/")
-    settings = Settings()
-    store = Store.from_settings(settings.store, moved=Announcer(settings.redis, "moved"))
+    store = announcing_store(Settings())
     return store.repository(cast(Kind, kind), name)  # checks both
 
 
