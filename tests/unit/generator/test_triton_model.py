@@ -284,11 +284,13 @@ def model(
     monkeypatch.setenv("GMEM_STORE__URL", str(tmp_path))
     monkeypatch.setenv("GMEM_GENERATOR__DEFAULT_MODEL", "tiny")
     monkeypatch.setattr(beside.model.logs, "configure", lambda _: None)
+    before = set(threading.enumerate())
     made = beside.model.TritonPythonModel()
     made.initialize({})
     eventually(lambda: is_ready(made._host))
     yield made
     made.finalize()
+    assert set(threading.enumerate()) <= before  # above all none that would end this process
 
 
 def test_a_client_that_went_away_is_noticed_although_metrics_fail(model, monkeypatch) -> None:

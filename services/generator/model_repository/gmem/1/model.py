@@ -61,7 +61,10 @@ class TritonPythonModel:
         self._stopping = Event()
         self._ticker = Thread(target=self._tick, name="ticker")
         self._ticker.start()
-        Thread(target=_end_with, args=(os.getppid(),), name="orphan-watch", daemon=True).start()
+        self._finalized = Event()
+        watch = (os.getppid(), self._finalized)
+        self._orphan_watch = Thread(target=_end_with, args=watch, name="orphan-watch", daemon=True)
+        self._orphan_watch.start()
 
     def execute(self, requests: list[Any]) -> None:
         """Take requests; their answers follow through their response senders."""
@@ -78,6 +81,8 @@ class TritonPythonModel:
         self._ticker.join()
         self._outbox.close()
         tracing.close()
+        self._finalized.set()
+        self._orphan_watch.join()
 
     def _handle(self, request: Any, reply: Reply) -> None:
         match _operation(request):
@@ -150,15 +155,18 @@ class TritonPythonModel:
                 self._host.cancel(task_id)
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, finalized: Event) -> None:
     """End this process when tritonserver was killed; it may hold a lock that ``finalize`` needs.
 
     A thread may even wait for such a lock with all of Python stopped. So there is a watch that
     needs no Python, and bites unless it is put off every second.
     """
+    stderr = 2  # by number: whoever replaces ``sys.stderr`` does not disarm the watch
     while os.getppid() == parent:
-        faulthandler.dump_traceback_later(STUCK_SECONDS, exit=True)
-        time.sleep(1.0)
+        faulthandler.dump_traceback_later(STUCK_SECONDS, exit=True, file=stderr)
+        if finalized.wait(1.0):
+            faulthandler.cancel_dump_traceback_later()
+            return
     os._exit(1)
 
 
