@@ -20,8 +20,8 @@ HEAD = """\
 <!-- Written by `make settings-page` from gmem_shared/settings.py. -->
 
 Every setting is an environment variable, read once, when a process starts. A name that does not
-exist within a section is refused; so is a value that is out of range. Secrets are files (`…_FILE`),
-never values.
+exist is refused, and the nearest one named; so is a value that is out of range. Secrets are files
+(`…_FILE`), never values.
 """
 
 

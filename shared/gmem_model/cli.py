@@ -29,7 +29,7 @@ from gmem_shared.class_names import read_class_names
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.model_config import AutoencoderSpace, ClassName, Condition, ModelConfig
 from gmem_shared.progress import progress_bar
-from gmem_shared.settings import Settings
+from gmem_shared.settings import read_settings
 from gmem_shared.store import OpenVersion, Repository, Store, Version
 from gmem_shared.store.listing import listing
 from gmem_shared.types import Reference
@@ -44,7 +44,7 @@ _bar = partial(progress_bar, console=Console(stderr=True))
 
 @app.callback()
 def _configure() -> None:
-    logs.configure(Settings().log)
+    logs.configure(read_settings().log)
 
 
 @app.command("import")
@@ -159,7 +159,7 @@ def presets() -> None:
 
 
 def _store() -> Store:
-    return announcing_store(Settings())
+    return announcing_store(read_settings())
 
 
 def _open(store: Store, model: str) -> tuple[OpenVersion, ModelConfig]:

@@ -1,17 +1,22 @@
 """Every setting of the product, typed, one section per service.
 
-Read once, from the environment, by the process's entry point: prefix ``GMEM_``, nesting ``__``.
-``GMEM_STORE__URL=s3://bucket/prefix`` sets ``settings.store.url``. Parts receive values, never the
-environment.
+Read once, from the environment, by the process's entry point (:func:`read_settings`): prefix
+``GMEM_``, nesting ``__``. ``GMEM_STORE__URL=s3://bucket/prefix`` sets ``settings.store.url``. Parts
+receive values, never the environment.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gmem_shared.errors import InvalidRequestError
 
 RuntimeName = Literal["eager", "scripted", "compiled", "onnx"]
 BatchingName = Literal["continuous", "grouped", "dynamic", "one_at_a_time"]
@@ -423,3 +428,51 @@ class Settings(BaseSettings):
     generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        InvalidRequestError: A variable names no setting, or its value is not acceptable.
+    """
+    try:
+        settings, wrong = Settings(), []
+    except ValidationError as error:
+        wrong = [
+            (_variable(*found["loc"]), "" if found["type"] == "extra_forbidden" else found["msg"])
+            for found in error.errors(include_url=False, include_input=False)
+        ]
+    wrong += [(name, "") for name in _of_unknown_sections()]
+    if wrong:
+        raise InvalidRequestError("; ".join(_sentence(*each) for each in wrong))
+    return settings
+
+
+def _variable(*path: str | int) -> str:
+    return "GMEM_" + "__".join(str(part).upper() for part in path)
+
+
+def _of_unknown_sections() -> Iterator[str]:
+    """Variables that would silently set nothing.
+
+    ``GMEM_X`` without ``__`` is left to others: Kubernetes makes ``GMEM_BANK_PORT`` of a service.
+    """
+    sections = {_variable(section) for section in Settings.model_fields}
+    for name in os.environ:  # noqa: TID251 (pydantic-settings looks only for names it knows)
+        section, delimiter, _ = name.upper().partition("__")
+        if delimiter and section.startswith("GMEM_") and section not in sections:
+            yield name
+
+
+def _sentence(variable: str, message: str) -> str:
+    if message:
+        return f"{variable}: {message}"
+    known = [
+        _variable(section, name)
+        for section, field in Settings.model_fields.items()
+        for name in getattr(field.annotation, "model_fields", {})
+    ]
+    near = get_close_matches(variable.upper(), known, n=1, cutoff=0.8)
+    advice = f"did you mean {near[0]}?" if near else "docs/operations/configure.md lists them"
+    return f"{variable} is not a setting; {advice}"

@@ -22,7 +22,7 @@ from gmem_shared import logs, tracing
 from gmem_shared.announcements import announcing_store
 from gmem_shared.bank_format import tombstone as tombstone_rows
 from gmem_shared.progress import progress_bar
-from gmem_shared.settings import Settings
+from gmem_shared.settings import read_settings
 from gmem_shared.store import Repository, Store, Version
 from gmem_shared.store.listing import listing
 from gmem_shared.types import BankInfo, DrawSpec, Reference, Snippets
@@ -46,7 +46,7 @@ class Precision(StrEnum):
 
 @app.callback()
 def _configure() -> None:
-    logs.configure(Settings().log)
+    logs.configure(read_settings().log)
 
 
 @app.command()
@@ -55,7 +55,7 @@ def serve() -> None:
     from gmem_bank.server import serve as serve_until_signal  # the servers are only needed here
 
     tracing.configure("gmem-bank")
-    asyncio.run(serve_until_signal(Settings()))
+    asyncio.run(serve_until_signal(read_settings()))
 
 
 @app.command("list")
@@ -213,7 +213,7 @@ def index(
 
 
 def _store() -> Store:
-    return announcing_store(Settings())
+    return announcing_store(read_settings())
 
 
 def _resolve(bank: str) -> tuple[Repository, Version]:
@@ -224,7 +224,7 @@ def _resolve(bank: str) -> tuple[Repository, Version]:
 
 @contextmanager
 def _local() -> Iterator[LocalBank]:
-    source = LocalBank(_store(), Settings(), CollectorRegistry())
+    source = LocalBank(_store(), read_settings(), CollectorRegistry())
     try:
         yield source
     finally:

@@ -16,7 +16,7 @@ from gmem_generator.workers import Workers
 from gmem_shared import logs, tracing
 from gmem_shared.errors import NotReadyError
 from gmem_shared.ports import load
-from gmem_shared.settings import GeneratorSettings, LogSettings, Settings
+from gmem_shared.settings import GeneratorSettings, LogSettings, Settings, read_settings
 from gmem_shared.types import Reference
 
 _log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve images over HTTP; by default with bank and engine in the same process."""
-    settings = Settings()
+    settings = read_settings()
     default_model = None if model is None else str(Reference.parse(model))
     options = {"host": host, "port": port, "default_model": default_model, "workers": workers}
     given = {name: value for name, value in options.items() if value is not None}

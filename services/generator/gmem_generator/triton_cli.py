@@ -9,7 +9,7 @@ import typer
 from gmem_generator.triton_backend import TritonBackend
 from gmem_generator.triton_server import serve as become_tritonserver
 from gmem_shared import logs, tls
-from gmem_shared.settings import Settings
+from gmem_shared.settings import read_settings
 
 app = typer.Typer(no_args_is_help=True, help="Run the real tritonserver with our model.")
 
@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Run the real tritonserver with our
 @app.command()
 def serve() -> None:
     """Serve the model ``gmem``; settings are GMEM_TRITON__* and what the engine needs."""
-    settings = Settings()
+    settings = read_settings()
     logs.configure(settings.log)
     become_tritonserver(settings)
 
@@ -28,7 +28,7 @@ def probe() -> None:
 
     Triton's own readiness stays good when the process that holds the engine is dead.
     """
-    settings = Settings()
+    settings = read_settings()
     backend = TritonBackend(
         f"{settings.triton.host}:{settings.triton.grpc_port}",
         heartbeat_seconds=settings.triton.heartbeat_seconds,

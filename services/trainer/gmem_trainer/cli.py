@@ -14,7 +14,7 @@ from rich.table import Table
 from gmem_shared import logs
 from gmem_shared.announcements import announcing_store
 from gmem_shared.errors import InvalidRequestError
-from gmem_shared.settings import Settings
+from gmem_shared.settings import read_settings
 from gmem_trainer.promotion import is_promoted
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a recipe and publish its bank and model; run again, it resumes where it stopped."""
-    settings = Settings()
+    settings = read_settings()
     logs.configure(settings.log)
     recipe_name = preset or (FOLDER_PRESET if data is not None else None)
     if recipe_name is None:

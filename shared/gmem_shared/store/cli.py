@@ -13,7 +13,7 @@ from rich.table import Table
 
 from gmem_shared import logs
 from gmem_shared.announcements import announcing_store
-from gmem_shared.settings import Settings
+from gmem_shared.settings import read_settings
 from gmem_shared.store.aliases import AliasRecord
 from gmem_shared.store.gc import Retention
 from gmem_shared.store.repository import Repository
@@ -34,19 +34,19 @@ _console = Console()
 
 @app.callback()
 def _configure() -> None:
-    logs.configure(Settings().log)
+    logs.configure(read_settings().log)
 
 
 def _repository(target: str) -> Repository:
     kind, _, name = target.partition("/")
-    store = announcing_store(Settings())
+    store = announcing_store(read_settings())
     return store.repository(cast(Kind, kind), name)  # checks both
 
 
 @app.command()
 def check() -> None:
     """Try whether this store can be published to: that of two writers only one creates a file."""
-    settings = Settings().store
+    settings = read_settings().store
     Store.from_settings(settings).check()
     _console.print(f"{settings.url}: answers, and of simultaneous writers one wins")
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
-from gmem_shared.settings import Settings
+from gmem_shared.errors import InvalidRequestError
+from gmem_shared.settings import Settings, read_settings
 
 
 def test_the_environment_sets_a_nested_value(monkeypatch) -> None:
@@ -22,6 +25,36 @@ def test_a_bad_value_or_unknown_name_stops_the_start(monkeypatch, name, value) -
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("GMEM_GENERATOR__PORT", "99999", "GMEM_GENERATOR__PORT: Input should be less than"),
+        ("GMEM_STORE__URI", "x", "GMEM_STORE__URI is not a setting; did you mean GMEM_STORE__URL?"),
+        ("GMEM_STOER__URL", "x", "GMEM_STOER__URL is not a setting; did you mean GMEM_STORE__URL?"),
+        ("GMEM_PAGE__COLOUR", "x", "not a setting; docs/operations/configure.md lists them"),
+        ("GMEM_SECURITY__TLS_CERT_FILE", __file__, "GMEM_SECURITY: Value error, expected both"),
+    ],
+)
+def test_what_is_wrong_is_said_by_the_name_of_the_variable(
+    monkeypatch, name, value, sentence
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidRequestError, match=re.escape(sentence)):
+        read_settings()
+
+
+def test_everything_wrong_is_said_at_once(monkeypatch) -> None:
+    monkeypatch.setenv("GMEM_STOER__URL", "x")
+    monkeypatch.setenv("GMEM_GENERATOR__PORT", "none")
+    with pytest.raises(InvalidRequestError, match=r"PORT: .*; GMEM_STOER__URL"):
+        read_settings()
+
+
+def test_variables_of_others_with_our_prefix_are_left_alone(monkeypatch) -> None:
+    monkeypatch.setenv("GMEM_BANK_PORT", "tcp://10.0.0.7:8100")  # Kubernetes, of a service
+    assert read_settings() == Settings()
 
 
 def test_settings_do_not_change_after_start() -> None:

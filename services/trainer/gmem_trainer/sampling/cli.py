@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from gmem_shared import logs
-from gmem_shared.settings import Settings
+from gmem_shared.settings import read_settings
 from gmem_shared.store import Store
 from gmem_trainer.sampling.job import SnippetRule
 
@@ -69,7 +69,7 @@ def sample(
     Image i depends on the seed, i and the other parameters only: not on processes, machines or
     interruptions.
     """
-    settings = Settings()
+    settings = read_settings()
     logs.configure(settings.log)
 
     from gmem_model.engine.cores import usable_cores

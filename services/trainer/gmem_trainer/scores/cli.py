@@ -13,7 +13,7 @@ from rich.table import Table
 
 from gmem_shared import logs
 from gmem_shared.progress import progress_bar
-from gmem_shared.settings import Settings
+from gmem_shared.settings import read_settings
 
 if TYPE_CHECKING:
     from gmem_trainer.scores.scores import Scores
@@ -48,7 +48,7 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the scores here")] = None,
 ) -> None:
     """Measure a set of images as the evaluator of ADM does."""
-    logs.configure(Settings().log)
+    logs.configure(read_settings().log)
 
     from gmem_trainer.sampling.devices import choose_devices
     from gmem_trainer.scores.features import open_extractor

@@ -23,7 +23,7 @@ from replies import Account, Outbox, Reply
 from gmem_model.engine.opening import open_engine
 from gmem_shared import logs, telemetry, tracing, triton_io
 from gmem_shared.errors import ConflictError, GmemError, InternalError, InvalidRequestError
-from gmem_shared.settings import Settings
+from gmem_shared.settings import read_settings
 from gmem_shared.types import GenerationTask, ModelInfo
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Open the store and start the engine."""
         triton_io.check_numpy(np.__version__)
-        settings = Settings()
+        settings = read_settings()
         logs.configure(settings.log)
         tracing.configure("gmem-engine")
         registry = CollectorRegistry()
