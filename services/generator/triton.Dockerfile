@@ -39,9 +39,10 @@ HEALTHCHECK --interval=5s --timeout=15s --start-period=60s --retries=20 \
 ENTRYPOINT ["gmem"]
 CMD ["triton", "serve"]
 
-# On NVIDIA's image: its server and its Python, with PyTorch's CUDA build beside them.
+# On NVIDIA's image: its server and its Python, with PyTorch's CUDA build beside them. PyPI's needs
+# driver 580 or newer; for older ones --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126
 FROM ${TRITON_IMAGE} AS gpu
-ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cu128
+ARG TORCH_INDEX_URL=https://pypi.org/simple
 LABEL org.opencontainers.image.title="gmem-triton" \
       org.opencontainers.image.description="Triton Inference Server with the engine, on a GPU" \
       org.opencontainers.image.version="0.1.0" \
@@ -53,7 +54,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY requirements requirements
 COPY tools tools
-RUN python tools/install.py --dependencies model,tracing && pip install --quiet 'numpy<2'
+RUN python tools/install.py --dependencies triton-nvidia,tracing
 COPY shared shared
 COPY services services
 RUN pip install --quiet --no-deps .
@@ -62,12 +63,14 @@ RUN useradd --uid 10001 --user-group --home-dir /var/lib/gmem --create-home gmem
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 GMEM_LOG__JSON_LINES=true \
     GMEM_TRITON__SERVER_DIR=/opt/tritonserver GMEM_TRITON__HOST=0.0.0.0 GMEM_STORE__CACHE_DIR=/var/lib/gmem/cache \
     GMEM_TRITON__RUNTIME_DIR=/var/lib/gmem/triton \
-    GMEM_TRITON__MODEL_REPOSITORY=/opt/model_repository
+    GMEM_TRITON__MODEL_REPOSITORY=/opt/model_repository \
+    TORCHINDUCTOR_CACHE_DIR=/var/lib/gmem/inductor TRITON_CACHE_DIR=/var/lib/gmem/kernels
 USER 10001:10001
 WORKDIR /var/lib/gmem
 VOLUME /var/lib/gmem
 EXPOSE 8200 8201 8202
-HEALTHCHECK --interval=5s --timeout=15s --start-period=300s --retries=20 \
+# Loading and compiling an XL network takes minutes.
+HEALTHCHECK --interval=5s --timeout=15s --start-period=1800s --retries=20 \
     CMD ["gmem", "triton", "probe"]
 ENTRYPOINT ["gmem"]
 CMD ["triton", "serve"]
