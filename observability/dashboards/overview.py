@@ -12,6 +12,9 @@ from observability.dashboards.promql import PROBES, or_zero, quantile, rate, sel
 _REQUESTS = rate(ours.GENERATOR_REQUESTS, route=PROBES)
 _FAILED = f"{or_zero(rate(ours.GENERATOR_REQUESTS, status='~5..', route=PROBES))} / {_REQUESTS}"
 _REFUSED = f"{or_zero(rate(ours.GENERATOR_REQUESTS, status='429'))} / {_REQUESTS}"
+# One Prometheus may watch others, too.
+_FIRING = f'{foreign.ALERTS.name}{{alertname=~"Gmem.+",alertstate="firing"}}'
+_OURS_UP = f'{foreign.UP.name}{{job=~"generator|bank|triton|trainer"}}'
 _OBJECTIVE = 0.005
 """Share of requests that may fail."""
 
@@ -43,7 +46,7 @@ def _served() -> Row:
         number(
             "alerts",
             "none",
-            (f'count({foreign.ALERTS.name}{{alertstate="firing"}}) or vector(0)', "firing"),
+            (f"count({_FIRING}) or vector(0)", "firing"),
             limits=ANY_IS_BAD,
             help=f"What each means: {RUNBOOK}.",
         ),
@@ -69,7 +72,7 @@ def _there() -> Row:
         lines(
             "replicas that answer",
             "none",
-            (f'sum by (job) ({foreign.UP.name}{{job!="prometheus"}})', "{{job}}"),
+            (f"sum by (job) ({_OURS_UP})", "{{job}}"),
             width=6,
         ),
         lines(

@@ -52,7 +52,6 @@ class Readiness:
         waits: dict[str, float] = {}
         for name, (reason, wait) in zip(self._checks, outcomes, strict=True):
             parts[name] = Part(ready=reason is None, reason=reason)
-            self._metrics.ready.labels(name).set(reason is None)
             if reason is not None:
                 waits[name] = wait
         if self._connection.shared:
@@ -61,7 +60,9 @@ class Readiness:
             parts["redis"] = Part(ready=reason is None, reason=reason)
             self._metrics.ready.labels("redis").set(reason is None)
         if waits.keys() == {"bank"} and not await self._draws():
-            return parts, None
+            waits = {}
+        for name in self._checks:
+            self._metrics.ready.labels(name).set(name not in waits)
         return parts, max(waits.values(), default=None)
 
     async def _draws(self) -> bool:

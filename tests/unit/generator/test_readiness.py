@@ -57,6 +57,7 @@ async def test_a_bank_that_is_away_matters_only_to_a_model_that_draws_from_one(
         answer = await front.client.get("/readyz")
         assert answer.status_code == status
         assert answer.json()["parts"]["bank"] == {"ready": False, "reason": "no bank in the store"}
+        assert front.metric("gmem_generator_ready", part="bank") == (status == 200)
         assert (await front.generate()).status_code == status
 
 
