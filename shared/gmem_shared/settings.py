@@ -247,8 +247,8 @@ class TritonSettings(Section):
     runtime_dir: Path = Path(".gmem/triton")
     """Where the backend folder is laid out at start."""
 
-    exit_timeout_seconds: int = Field(default=10, ge=1)
-    """How long requests in flight may take after a stop signal."""
+    exit_timeout_seconds: int = Field(default=30, ge=1)
+    """How long requests in flight, and then the engine's drain, may take after a stop signal."""
 
     timeout_seconds: float = Field(default=10.0, gt=0)
     """How long the client waits for the description of a model, which may have to be loaded."""

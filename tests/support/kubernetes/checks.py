@@ -51,7 +51,9 @@ def selectors(manifests: Manifests) -> Iterator[str]:
         if spread != {"kubernetes.io/hostname": own, "topology.kubernetes.io/zone": own}:
             yield f"{pod.where}: its pods are not spread over nodes and zones"
         if not any(
-            budget["spec"].get("selector") == own and budget["spec"].get("maxUnavailable") == 1
+            budget["spec"].get("selector") == own
+            and budget["spec"].get("maxUnavailable") == 1
+            and budget["spec"].get("unhealthyPodEvictionPolicy") == "AlwaysAllow"
             for budget in manifests.of("PodDisruptionBudget")
         ):
             yield f"{pod.where}: a drained node may take all its pods"
@@ -136,6 +138,8 @@ def scaling(manifests: Manifests) -> Iterator[str]:
                 yield f"{name}: scales by {query!r}, which has no metric of ours"
             if f'namespace="{manifests.namespace}"' not in query:
                 yield f"{name}: counts other installations, too"
+            if trigger["metadata"].get("ignoreNullValues") != "false":
+                yield f"{name}: a Prometheus without figures scales down"
 
 
 def _claims(pod: Pod) -> list[Object]:

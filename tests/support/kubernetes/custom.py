@@ -115,6 +115,7 @@ class PrometheusTrigger(Shape):
     query: str
     threshold: str = Field(pattern=r"^[0-9.]+$")
     activation_threshold: str | None = None
+    ignore_null_values: Literal["true", "false"] = "true"
 
 
 class Trigger(Shape):

@@ -125,7 +125,9 @@ def _is_dns(rule: Object) -> bool:
                     "matchLabels": {"kubernetes.io/metadata.name": "kube-system"}
                 },
                 "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-            }
+            },
+            {"ipBlock": {"cidr": "169.254.20.10/32"}},
+            {"ipBlock": {"cidr": "169.254.169.254/32"}},
         ],
         "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
     }

@@ -153,7 +153,7 @@ def endings(manifests: Manifests) -> Iterator[str]:
             continue  # `settings` says so
         drain = {
             "bank": 2 * bank_server._GRACE_SECONDS,
-            "triton": found.triton.exit_timeout_seconds + found.engine.drain_seconds,
+            "triton": found.triton.exit_timeout_seconds,
             "generator": found.generator.leave_seconds
             + found.generator.drain_seconds
             + serving._LAST_BYTES_SECONDS,
@@ -164,6 +164,8 @@ def endings(manifests: Manifests) -> Iterator[str]:
             yield f"{pod.where}: stops before its clients know"
         if pod.spec.get("terminationGracePeriodSeconds", 30) <= sleep + drain:
             yield f"{pod.where}: is killed before it has drained {sleep} + {drain} s"
+        if found.triton.exit_timeout_seconds <= found.engine.drain_seconds:
+            yield f"{pod.where}: Triton exits before its engine has drained"
         rolling = pod.owner["spec"].get("strategy", {}).get("rollingUpdate", {})
         if rolling.get("maxUnavailable") != 0:
             yield f"{pod.where}: a rollout takes pods before it has new ones"
@@ -237,6 +239,8 @@ def redis(manifests: Manifests) -> Iterator[str]:
         if pod.name == "redis":
             arguments = pod.main.get("args", [])
             told = dict(zip(arguments[::2], arguments[1::2], strict=False))
+            if pod.main.get("command") != ["redis-server"]:
+                yield f"{pod.where}: what it starts depends on the image's entry point"
             ask = pod.main.get("readinessProbe", {}).get("exec", {}).get("command")
             if ask != ["redis-cli", "-e", "ping"]:
                 yield f"{pod.where}: is ready while it reads its file"
@@ -365,6 +369,10 @@ def _probe_problems(pod: Pod, container: Object, scheme: str) -> Iterator[str]:
             yield f"a probe that asks {len(handlers)} things"
             continue
         yield from _ask_problems(pod, probe, handlers[0], scheme)
+    start = container.get("startupProbe", {})
+    patience = start.get("periodSeconds", 10) * start.get("failureThreshold", 3)
+    if start and patience > pod.owner["spec"].get("progressDeadlineSeconds", 600):
+        yield "a rollout counts as failed while a pod may still be starting"
 
 
 def _ask_problems(pod: Pod, probe: Object, ask: Object, scheme: str) -> Iterator[str]:

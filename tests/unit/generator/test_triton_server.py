@@ -88,7 +88,7 @@ def test_serve_becomes_tritonserver(installed, settings, started) -> None:
     ((argv, env),) = started
     assert argv[0] == str(installed / "bin" / "tritonserver")
     assert f"--grpc-port={settings.triton.grpc_port}" in argv
-    assert "--exit-timeout-secs=10" in argv
+    assert "--exit-timeout-secs=30" in argv
     assert "--allow-gpu-metrics=false" in argv
     assert "--disable-auto-complete-config" in argv
     assert env["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
