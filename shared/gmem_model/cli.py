@@ -26,6 +26,7 @@ from gmem_shared.announcements import announcing_store
 from gmem_shared.bank_data import BankData
 from gmem_shared.bank_format import open_bank
 from gmem_shared.class_names import read_class_names
+from gmem_shared.console import output
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.model_config import AutoencoderSpace, ClassName, Condition, ModelConfig
 from gmem_shared.progress import progress_bar
@@ -38,7 +39,6 @@ app = typer.Typer(no_args_is_help=True, help="Import, export and list models.")
 
 Model = Annotated[str, typer.Argument(help="e.g. sit-xl, sit-xl@production, sit-xl@3")]
 
-_console = Console()
 _bar = partial(progress_bar, console=Console(stderr=True))
 
 
@@ -131,21 +131,21 @@ def export(
     if layout == "v1":
         rows = _open_bank(store, bank or config.training_bank or config.default_bank)
     export_model(opened, config, layout, out, rows)
-    _console.print(f"wrote {out}", soft_wrap=True)
+    output().print(f"wrote {out}", soft_wrap=True)
 
 
 @app.command("list")
 def list_models() -> None:
     """List the models of the store and where their aliases point."""
-    _console.print(listing(_store(), "models"))
+    output().print(listing(_store(), "models"))
 
 
 @app.command()
 def describe(model: Model) -> None:
     """Show the configuration of a version."""
     opened, config = _open(_store(), model)
-    _console.print(f"{opened.version.ref} {opened.version.digest}", soft_wrap=True)
-    _console.print_json(config.model_dump_json())
+    output().print(f"{opened.version.ref} {opened.version.digest}", soft_wrap=True)
+    output().print_json(config.model_dump_json())
 
 
 @app.command()
@@ -155,7 +155,7 @@ def presets() -> None:
     for name, a in PRESETS.items():
         latent = f"{a.in_channels} x {a.input_size} x {a.input_size}"
         table.add_row(name, a.family, latent, a.condition.kind)
-    _console.print(table)
+    output().print(table)
 
 
 def _store() -> Store:
@@ -209,22 +209,22 @@ def _class_names(path: Path | None) -> tuple[ClassName, ...]:
 
 
 def _announce(repository: Repository, version: Version, alias: str | None) -> None:
-    _console.print(f"published {version.kind[:-1]} {version.ref} {version.digest}", soft_wrap=True)
+    output().print(f"published {version.kind[:-1]} {version.ref} {version.digest}", soft_wrap=True)
     if alias is not None:
         record = repository.set_alias(alias, version, reason=version.message)
-        _console.print(f"alias {alias} -> {record.seq}")
+        output().print(f"alias {alias} -> {record.seq}")
 
 
 def _say_what_it_is(opened: OpenVersion, checkpoint: Checkpoint) -> None:
     config = read_config(opened)
     a = config.architecture
-    _console.print(
+    output().print(
         f"{checkpoint.family}, {checkpoint.container}: latent {a.in_channels} x {a.input_size} x "
         f"{a.input_size}, {config.default_sampler} in {config.default_steps} steps",
         soft_wrap=True,
     )
     if isinstance(config.latent_space, AutoencoderSpace) and AUTOENCODER not in opened.paths:
-        _console.print(
+        output().print(
             "without an autoencoder it can be exported and studied, but not served: "
             "import it again with --autoencoder",
             style="bold",

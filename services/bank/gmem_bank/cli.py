@@ -21,6 +21,7 @@ from gmem_bank.local import LocalBank
 from gmem_shared import logs, tracing
 from gmem_shared.announcements import announcing_store
 from gmem_shared.bank_format import tombstone as tombstone_rows
+from gmem_shared.console import output
 from gmem_shared.progress import progress_bar
 from gmem_shared.settings import read_settings
 from gmem_shared.store import Repository, Store, Version
@@ -33,8 +34,6 @@ Bank = Annotated[str, typer.Argument(help="e.g. digits, digits@production, digit
 Name = Annotated[str, typer.Argument(help="name of the bank, without a version")]
 Alias = Annotated[str | None, typer.Option(help="alias to point at the new version")]
 Message = Annotated[str, typer.Option(help="kept in the log of versions")]
-
-_console = Console()
 
 
 class Precision(StrEnum):
@@ -61,7 +60,7 @@ def serve() -> None:
 @app.command("list")
 def list_banks() -> None:
     """List the banks of the store and where their aliases point."""
-    _console.print(listing(_store(), "banks"))
+    output().print(listing(_store(), "banks"))
 
 
 @app.command()
@@ -105,7 +104,7 @@ def search(
     ):
         if found_row >= 0:
             table.add_row(str(found_row), f"{score:.4f}", str(found_label), str(source_id))
-    _console.print(table)
+    output().print(table)
 
 
 @app.command()
@@ -232,32 +231,32 @@ def _local() -> Iterator[LocalBank]:
 
 
 def _announce(repository: Repository, version: Version, alias: str | None) -> None:
-    _console.print(f"published {version.ref} {version.digest}", soft_wrap=True)
+    output().print(f"published {version.ref} {version.digest}", soft_wrap=True)
     if alias is not None:
         record = repository.set_alias(alias, version, reason=version.message)
-        _console.print(f"alias {alias} -> {record.seq}")
+        output().print(f"alias {alias} -> {record.seq}")
 
 
 def _print_origin(metadata: Mapping[str, Any]) -> None:
     origin = metadata["origin"]
-    _console.print(f"{metadata['rows']} rows of {metadata['dimension']}, layout {origin['layout']}")
+    output().print(f"{metadata['rows']} rows of {metadata['dimension']}, layout {origin['layout']}")
     if "rounding_error" in metadata:
-        _console.print(
+        output().print(
             f"stored as {metadata['dtype']}, off by {metadata['rounding_error']} at worst"
         )
     for figure, value in origin.get("labels", {}).items():
-        _console.print(f"labels {figure.replace('_', ' ')}: {value}")
+        output().print(f"labels {figure.replace('_', ' ')}: {value}")
 
 
 def _print_index(metadata: Mapping[str, Any]) -> None:
     index = metadata["index"]
-    _console.print(
+    output().print(
         f"{index['factory']}: recall@10 {index['recall_at_10']} with effort {index['effort']}"
     )
 
 
 def _print_info(info: BankInfo) -> None:
-    _console.print(
+    output().print(
         f"{info.version} {info.version.digest}\n"
         f"{info.rows} rows of {info.dimension} x {info.dtype}, encoder {info.encoder}",
         soft_wrap=True,
@@ -265,7 +264,7 @@ def _print_info(info: BankInfo) -> None:
     table = Table("class", "name", "aliases", "rows")
     for row in info.classes:
         table.add_row(str(row.id), row.name, ", ".join(row.aliases), str(row.rows))
-    _console.print(table)
+    output().print(table)
 
 
 def _print_rows(snippets: Snippets) -> None:
@@ -273,4 +272,4 @@ def _print_rows(snippets: Snippets) -> None:
     columns = (snippets.rows, snippets.source_ids, snippets.labels, snippets.weights)
     for row, source_id, label, weight in zip(*(c.tolist() for c in columns), strict=True):
         table.add_row(str(row), str(source_id), str(label), f"{weight:.3f}")
-    _console.print(table)
+    output().print(table)

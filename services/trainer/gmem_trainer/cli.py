@@ -13,6 +13,7 @@ from rich.table import Table
 
 from gmem_shared import logs
 from gmem_shared.announcements import announcing_store
+from gmem_shared.console import output
 from gmem_shared.errors import InvalidRequestError
 from gmem_shared.settings import read_settings
 from gmem_trainer.promotion import is_promoted
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, help="Embed, build, train, evaluate and publish.")
 
 FOLDER_PRESET = "folder-small"
-
-_console = Console()
 
 
 @app.command()
@@ -174,12 +173,12 @@ def _show(run: Run, outcome: Outcome) -> None:
         for figure, value in evaluation["test"].items():
             if isinstance(value, float):
                 table.add_row(figure, f"{evaluation['validation'][figure]:.3f}", f"{value:.3f}")
-        _console.print(table)
+        output().print(table)
     bank = "" if outcome.bank is None else f"bank {outcome.bank.ref} and "
-    _console.print(f"published {bank}model {outcome.model.ref}")
+    output().print(f"published {bank}model {outcome.model.ref}")
     if not outcome.promoted:
         found = evaluation["validation"]["class_accuracy"]
-        _console.print(
+        output().print(
             f"the aliases stay where they are: expected a validation accuracy of at least "
             f"{run.min_accuracy}, found {found}; train longer, or lower --min-accuracy",
             style="bold red",

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from gmem_shared import logs
 from gmem_shared.announcements import announcing_store
+from gmem_shared.console import output
 from gmem_shared.settings import read_settings
 from gmem_shared.store.aliases import AliasRecord
 from gmem_shared.store.gc import Retention
@@ -28,8 +28,6 @@ Target = Annotated[str, typer.Argument(help="banks/<name> or models/<name>")]
 Selector = Annotated[str, typer.Argument(help="alias, sequence number or digest")]
 Alias = Annotated[str, typer.Argument(help="name of the alias")]
 Reason = Annotated[str, typer.Option(help="kept in the alias's history")]
-
-_console = Console()
 
 
 @app.callback()
@@ -48,7 +46,7 @@ def check() -> None:
     """Try whether this store can be published to: that of two writers only one creates a file."""
     settings = read_settings().store
     Store.from_settings(settings).check()
-    _console.print(f"{settings.url}: answers, and of simultaneous writers one wins")
+    output().print(f"{settings.url}: answers, and of simultaneous writers one wins")
 
 
 @app.command()
@@ -71,7 +69,7 @@ def versions(target: Target) -> None:
             ", ".join(aliases.get(version.seq, [])),
             version.message,
         )
-    _console.print(table)
+    output().print(table)
 
 
 @app.command()
@@ -80,7 +78,7 @@ def verify(target: Target, selector: Selector) -> None:
     repository = _repository(target)
     version = repository.resolve(selector)
     repository.verify(version)
-    _console.print(f"{version.ref} {version.digest}: every byte is as published")
+    output().print(f"{version.ref} {version.digest}: every byte is as published")
 
 
 @app.command()
@@ -91,7 +89,7 @@ def keygen(
     from gmem_shared.store.signing import make_keys  # its library is needed here only
 
     public = make_keys(file)
-    _console.print(
+    output().print(
         f"{file}: keep it secret, set GMEM_STORE__SIGNING_KEY_FILE where you publish\n"
         f"{public}: add it to GMEM_STORE__TRUSTED_KEYS_FILE where you serve",
         soft_wrap=True,
@@ -105,7 +103,7 @@ def sign(target: Annotated[str, typer.Argument(help="e.g. banks/digits@3")]) -> 
     repository = _repository(place)
     version = repository.resolve(selector or DEFAULT_ALIAS)
     key = repository.sign(version)
-    _console.print(f"{version.ref} {version.digest}: signed by {key}", soft_wrap=True)
+    output().print(f"{version.ref} {version.digest}: signed by {key}", soft_wrap=True)
 
 
 @alias_app.command("set")
@@ -138,7 +136,7 @@ def _print_moves(records: list[AliasRecord]) -> None:
             "" if record.restores is None else str(record.restores),
             record.reason,
         )
-    _console.print(table)
+    output().print(table)
 
 
 @app.command()
@@ -165,5 +163,5 @@ def gc(
     table = Table("object", "bytes", "modified")
     for info in garbage:
         table.add_row(info.path, f"{info.size:,}", f"{info.modified:%Y-%m-%d %H:%M:%S}")
-    _console.print(table)
-    _console.print(f"{len(garbage)} objects {'would go' if dry_run else 'deleted'}")
+    output().print(table)
+    output().print(f"{len(garbage)} objects {'would go' if dry_run else 'deleted'}")

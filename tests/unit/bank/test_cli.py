@@ -24,7 +24,7 @@ def environment(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def run(*arguments: str) -> str:
     with capture_logs():  # their times would differ between two runs of one command
-        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(arguments))
+        result = CliRunner().invoke(app, list(arguments))
     if isinstance(result.exception, GmemError):
         raise result.exception
     assert result.exit_code == 0, result.output

@@ -38,7 +38,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def run(*arguments: str | Path) -> str:
     with capture_logs():
-        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
     if isinstance(result.exception, GmemError):
         raise result.exception
     assert result.exit_code == 0, result.output

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from gmem_shared import logs
+from gmem_shared.console import output
 from gmem_shared.settings import read_settings
 from gmem_shared.store import Store
 from gmem_trainer.sampling.job import SnippetRule
@@ -17,8 +18,6 @@ from gmem_trainer.sampling.job import SnippetRule
 app = typer.Typer(
     add_completion=False, help="Make many images: resumable, on many processes and machines."
 )
-
-_console = Console()
 
 
 @app.command()
@@ -93,6 +92,6 @@ def sample(
         progress = partial(sampling_progress, console=Console(stderr=True))
         complete = run(job, out, place, devices, share, progress)
     if complete:
-        _console.print(f"{job.num_images} images of {job.model} in {out}", soft_wrap=True)
+        output().print(f"{job.num_images} images of {job.model} in {out}", soft_wrap=True)
     else:
-        _console.print(f"share {rank} of {world_size} is done; others are still at work")
+        output().print(f"share {rank} of {world_size} is done; others are still at work")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gmem_shared import logs
+from gmem_shared.console import output
 from gmem_shared.progress import progress_bar
 from gmem_shared.settings import read_settings
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, help="Measure a set of images against real ones.")
 
-_console = Console()
 
 _NAMES = {
     "inception": ("FID", "sFID", "Inception Score"),
@@ -62,7 +62,7 @@ def evaluate(
     total = len(images) + (len(real.images) if real.images else 0)
     with progress_bar("looking at images", total, Console(stderr=True)) as report:
         scores = score(images, real, extract, batch_size, report)
-    _console.print(_table(scores, _NAMES[features]))
+    output().print(_table(scores, _NAMES[features]))
     if json_file is not None:
         result = asdict(scores) | {
             "features": features, "samples": str(samples), "reference": str(reference),

@@ -32,7 +32,6 @@ def repository(store: Store) -> Repository:
 def environment(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GMEM_STORE__URL", url)
     monkeypatch.setenv("GMEM_STORE__CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("gmem_shared.logs.configure", lambda settings: None)
 
 
