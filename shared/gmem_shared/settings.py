@@ -128,7 +128,7 @@ class QuotaSettings(Section):
 
     redis_away: Literal["allow", "refuse"] = "allow"
     """While Redis is away, requests with a quota pass uncounted (``allow``) or get 503
-    (``refuse``)."""
+    (``refuse``); while it is full they get 503."""
 
 
 class LogSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -53,3 +54,22 @@ async def test_a_job_counts_when_it_is_submitted_and_its_repeats_do_not(owned) -
         assert (await submit(front, alice, 60, **key))["status_code"] == 202
     assert (await submit(front, alice, 60))["status_code"] == 429
     assert (await submit(front, alice, 40))["status_code"] == 202
+
+
+async def test_a_job_there_is_no_room_for_costs_nothing() -> None:
+    async with running_front(
+        quota={"images": "100/hour"}, jobs={"max_unfinished": 1, "concurrency": 0}
+    ) as front:
+        first = await submit(front, {}, 40)
+        for _ in range(3):
+            assert (await submit(front, {}, 60))["code"] == "overloaded"
+        await front.client.delete(f"/jobs/{first['id']}")
+        assert (await submit(front, {}, 60))["status_code"] == 202
+
+
+async def test_submissions_at_once_with_one_key_count_once(owned) -> None:
+    front, alice, _ = owned
+    key = {"Idempotency-Key": "k"}
+    jobs = await asyncio.gather(*(submit(front, alice, 50, **key) for _ in range(2)))
+    assert len({job["id"] for job in jobs}) == 1
+    assert (await submit(front, alice, 50))["status_code"] == 202
