@@ -125,7 +125,7 @@ def create_app(
     )
     generating = generate.router(generation, ours.max_body_bytes)
     app.include_router(generating)
-    app.include_router(jobs_routes.router(jobs.office))
+    app.include_router(jobs_routes.router(jobs.office, quota))
     app.include_router(generating, prefix="/v1", include_in_schema=False)
     operations = [route for route in generating.routes if isinstance(route, JsonRoute)]
     paths = {f"{prefix}{route.path}": route for prefix in ("", "/v1") for route in operations}

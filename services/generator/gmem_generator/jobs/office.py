@@ -131,16 +131,25 @@ class Office:
             _log.info("job.ended", job=job.id, status=job.status, images=job.images_done)
         return job
 
-    async def resume(self, job_id: str, owner: str) -> Job:
+    async def resume(self, job_id: str, owner: str, spend: Spend) -> Job:
         """Go on with a job that failed or was cancelled, from what is stored of it.
+
+        Args:
+            job_id: The job.
+            owner: Who asks.
+            spend: Takes the images that are missing from the owner's quota, if it goes on.
 
         Raises:
             UnknownJobError: The owner has none of this id.
             ConflictError: It is running, or succeeded.
+            OverQuotaError: The owner's quota has no room for what is missing.
         """
-        await self._board.read(job_id, owner)
-        stored = await asyncio.to_thread(self._results.parts, job_id)
-        job = await self._board.resume(job_id, owner, frozenset(stored))
+        before = await self._board.read(job_id, owner)
+        stored = frozenset(await asyncio.to_thread(self._results.parts, job_id))
+        missing = before.images - before.resume(stored).images_done
+        async with spend(missing) as charge:
+            job = await self._board.resume(job_id, owner, stored)
+            charge.keep()
         self._metrics.jobs.labels("resumed").inc()
         return job
 
