@@ -47,7 +47,8 @@ class StoreSettings(Section):
     ``aws_secret_access_key``. By default ``AWS_*`` variables, or what the machine is allowed to."""
 
     cache_dir: Path = Path(".gmem/cache")
-    """Where verified copies of remote versions are kept."""
+    """Where verified copies of remote versions are kept, with ``trusted_keys_file`` of all; nobody
+    who must not change what is served may write there."""
 
     poll_seconds: float = Field(default=2.0, gt=0)
     """How often a running service looks for a moved alias."""
