@@ -8,6 +8,7 @@ receive values, never the environment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,6 +29,8 @@ Rate = Annotated[
     ),
 ]
 """How much in how long, as the library ``limits`` writes it."""
+
+_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Section(BaseModel):
@@ -444,7 +447,7 @@ def read_settings() -> Settings:
             (_variable(*found["loc"]), "" if found["type"] == "extra_forbidden" else found["msg"])
             for found in error.errors(include_url=False, include_input=False)
         ]
-    wrong += [(name, "") for name in _of_unknown_sections()]
+    wrong += [(name, "") for name in _that_set_nothing()]
     if wrong:
         raise InvalidRequestError("; ".join(_sentence(*each) for each in wrong))
     return settings
@@ -454,26 +457,35 @@ def _variable(*path: str | int) -> str:
     return "GMEM_" + "__".join(str(part).upper() for part in path)
 
 
-def _of_unknown_sections() -> Iterator[str]:
-    """Variables that would silently set nothing.
+def _known() -> list[str]:
+    return [
+        _variable(section, name)
+        for section, field in Settings.model_fields.items()
+        for name in getattr(field.annotation, "model_fields", {})
+    ]
 
-    ``GMEM_X`` without ``__`` is left to others: Kubernetes makes ``GMEM_BANK_PORT`` of a service.
+
+def _that_set_nothing() -> Iterator[str]:
+    """Variables of an unknown section, and settings written with one ``_`` for the ``__``.
+
+    Any other ``GMEM_X`` is left to others, as is what Kubernetes makes of a service, whatever its
+    name: ``GMEM_BANK_HTTP_PORT=tcp://10.0.0.7:8100``.
     """
-    sections = {_variable(section) for section in Settings.model_fields}
-    for name in os.environ:  # noqa: TID251 (pydantic-settings looks only for names it knows)
-        section, delimiter, _ = name.upper().partition("__")
-        if delimiter and section.startswith("GMEM_") and section not in sections:
+    sections = {section.upper() for section in Settings.model_fields}
+    slips = {name.replace("__", "_") for name in _known()}
+    for name, value in os.environ.items():  # noqa: TID251 (pydantic-settings sees known names only)
+        prefix, _, rest = name.upper().partition("_")
+        section, delimiter, _ = rest.partition("__")
+        if prefix != "GMEM":
+            continue
+        slip = name.upper() in slips and not _OF_A_SERVICE.match(value)
+        if slip or (delimiter and section not in sections):
             yield name
 
 
 def _sentence(variable: str, message: str) -> str:
     if message:
         return f"{variable}: {message}"
-    known = [
-        _variable(section, name)
-        for section, field in Settings.model_fields.items()
-        for name in getattr(field.annotation, "model_fields", {})
-    ]
-    near = get_close_matches(variable.upper(), known, n=1, cutoff=0.8)
+    near = get_close_matches(variable.upper(), _known(), n=1, cutoff=0.8)
     advice = f"did you mean {near[0]}?" if near else "docs/operations/configure.md lists them"
     return f"{variable} is not a setting; {advice}"
