@@ -51,7 +51,7 @@ def create_app(
     """Build the front end.
 
     Starting the application starts ``bank`` and ``backend``, stopping it closes them.
-    ``app.state`` holds what a server needs: ``drain`` and ``readiness``.
+    ``app.state`` holds what a server needs: ``drain``, ``keyring`` and ``readiness``.
 
     Args:
         settings: Limits and defaults.
@@ -153,9 +153,8 @@ def _surround(
         return problems.of_error(error)
 
     app.add_middleware(Direct, routes=operations)
-    app.add_middleware(
-        Guard, keyring=Keyring(security.api_keys_file), needs=scope_needed, refuse=refuse
-    )
+    keyring = app.state.keyring = Keyring(security.api_keys_file)
+    app.add_middleware(Guard, keyring=keyring, needs=scope_needed, refuse=refuse)
     tls = security.tls_cert_file is not None
     app.add_middleware(RequestScope, metrics=metrics, drain=drain, tls=tls)
 
