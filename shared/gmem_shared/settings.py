@@ -46,8 +46,9 @@ class StoreSettings(Section):
     """A folder, ``file://…``, ``memory://`` or ``s3://bucket/prefix`` (server: ``AWS_*``)."""
 
     credentials_file: Path | None = None
-    """Of ``s3://``: a file as AWS's own tools read it, ``[default]`` with ``aws_access_key_id`` and
-    ``aws_secret_access_key``. By default ``AWS_*`` variables, or what the machine is allowed to."""
+    """Of ``s3://``: a file as AWS's own tools read it, ``[default]`` with ``aws_access_key_id``,
+    ``aws_secret_access_key`` and, if need be, ``aws_session_token``; a change is noticed at the
+    next request. By default ``AWS_*`` variables, or what the machine is allowed to."""
 
     cache_dir: Path = Path(".gmem/cache")
     """Where verified copies of remote versions are kept, with ``trusted_keys_file`` of all; nobody
