@@ -30,7 +30,7 @@ Rate = Annotated[
 ]
 """How much in how long, as the library ``limits`` writes it."""
 
-_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://")
+_OF_A_SERVICE = re.compile(r"\w+_PORT=(tcp|udp|sctp)://")
 
 
 class Section(BaseModel):
@@ -479,7 +479,7 @@ def _that_set_nothing() -> Iterator[str]:
         section, delimiter, _ = rest.partition("__")
         if prefix != "GMEM":
             continue
-        slip = name.upper() in slips and not _OF_A_SERVICE.match(value)
+        slip = name.upper() in slips and not _OF_A_SERVICE.match(f"{name}={value}")
         if slip or (delimiter and section not in sections):
             yield name
 

@@ -40,6 +40,7 @@ def test_a_bad_value_or_unknown_name_stops_the_start(monkeypatch, name, value) -
             "did you mean GMEM_SECURITY__API_KEYS_FILE?",
         ),
         ("GMEM_GENERATOR_PORT", "9000", "not a setting; did you mean GMEM_GENERATOR__PORT?"),
+        ("GMEM_GENERATOR_TRITON_ADDRESS", "tcp://t:8201", "did you mean GMEM_GENERATOR__TRITON_"),
         ("gmem_redis_url", "redis://r", "not a setting; did you mean GMEM_REDIS__URL?"),
         ("GMEM__STORE__URL", "x", "not a setting; did you mean GMEM_STORE__URL?"),
         ("GMEM_PAGE__COLOUR", "x", "not a setting; docs/operations/configure.md lists them"),
