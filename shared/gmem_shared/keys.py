@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -166,6 +167,17 @@ class Keyring:
         """Whether no keys are asked for."""
         return self._path is None
 
+    def announce(self, host: str) -> None:
+        """Log whether a server at this address asks for keys.
+
+        That it does not, where other machines may reach it, is a warning.
+        """
+        if not self.open:
+            _log.info("access.keys", keys=len(self._entries))
+            return
+        tell = _log.info if _is_loopback(host) else _log.warning
+        tell("access.open", host=host, setting="GMEM_SECURITY__API_KEYS_FILE")
+
     def principal(self, key: bytes | None) -> Principal:
         """Return who asks with a key.
 
@@ -202,6 +214,13 @@ class Keyring:
             _log.error("keys.refused", error=error.detail, kept=len(self._entries))
         else:
             _log.info("keys.read", keys=len(self._entries))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _state(path: Path) -> object:

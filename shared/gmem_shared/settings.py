@@ -8,6 +8,7 @@ receive values, never the environment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,6 +30,8 @@ Rate = Annotated[
 ]
 """How much in how long, as the library ``limits`` writes it."""
 
+_OF_A_SERVICE = re.compile(r"\w+_PORT=(tcp|udp|sctp)://")
+
 
 class Section(BaseModel):
     """A group of settings; unknown names are refused, values do not change."""
@@ -43,11 +46,13 @@ class StoreSettings(Section):
     """A folder, ``file://…``, ``memory://`` or ``s3://bucket/prefix`` (server: ``AWS_*``)."""
 
     credentials_file: Path | None = None
-    """Of ``s3://``: a file as AWS's own tools read it, ``[default]`` with ``aws_access_key_id`` and
-    ``aws_secret_access_key``. By default ``AWS_*`` variables, or what the machine is allowed to."""
+    """Of ``s3://``: a file as AWS's own tools read it, ``[default]`` with ``aws_access_key_id``,
+    ``aws_secret_access_key`` and, if need be, ``aws_session_token``; a change is noticed at the
+    next request. By default ``AWS_*`` variables, or what the machine is allowed to."""
 
     cache_dir: Path = Path(".gmem/cache")
-    """Where verified copies of remote versions are kept."""
+    """Where verified copies of remote versions are kept, with ``trusted_keys_file`` of all; nobody
+    who must not change what is served may write there."""
 
     poll_seconds: float = Field(default=2.0, gt=0)
     """How often a running service looks for a moved alias."""
@@ -128,7 +133,7 @@ class QuotaSettings(Section):
 
     redis_away: Literal["allow", "refuse"] = "allow"
     """While Redis is away, requests with a quota pass uncounted (``allow``) or get 503
-    (``refuse``)."""
+    (``refuse``); while it is full they get 503."""
 
 
 class LogSettings(Section):
@@ -443,7 +448,7 @@ def read_settings() -> Settings:
             (_variable(*found["loc"]), "" if found["type"] == "extra_forbidden" else found["msg"])
             for found in error.errors(include_url=False, include_input=False)
         ]
-    wrong += [(name, "") for name in _of_unknown_sections()]
+    wrong += [(name, "") for name in _that_set_nothing()]
     if wrong:
         raise InvalidRequestError("; ".join(_sentence(*each) for each in wrong))
     return settings
@@ -453,26 +458,35 @@ def _variable(*path: str | int) -> str:
     return "GMEM_" + "__".join(str(part).upper() for part in path)
 
 
-def _of_unknown_sections() -> Iterator[str]:
-    """Variables that would silently set nothing.
+def _known() -> list[str]:
+    return [
+        _variable(section, name)
+        for section, field in Settings.model_fields.items()
+        for name in getattr(field.annotation, "model_fields", {})
+    ]
 
-    ``GMEM_X`` without ``__`` is left to others: Kubernetes makes ``GMEM_BANK_PORT`` of a service.
+
+def _that_set_nothing() -> Iterator[str]:
+    """Variables of an unknown section, and settings written with one ``_`` for the ``__``.
+
+    Any other ``GMEM_X`` is left to others, as is what Kubernetes makes of a service, whatever its
+    name: ``GMEM_BANK_HTTP_PORT=tcp://10.0.0.7:8100``.
     """
-    sections = {_variable(section) for section in Settings.model_fields}
-    for name in os.environ:  # noqa: TID251 (pydantic-settings looks only for names it knows)
-        section, delimiter, _ = name.upper().partition("__")
-        if delimiter and section.startswith("GMEM_") and section not in sections:
+    sections = {section.upper() for section in Settings.model_fields}
+    slips = {name.replace("__", "_") for name in _known()}
+    for name, value in os.environ.items():  # noqa: TID251 (pydantic-settings sees known names only)
+        prefix, _, rest = name.upper().partition("_")
+        section, delimiter, _ = rest.partition("__")
+        if prefix != "GMEM":
+            continue
+        slip = name.upper() in slips and not _OF_A_SERVICE.match(f"{name}={value}")
+        if slip or (delimiter and section not in sections):
             yield name
 
 
 def _sentence(variable: str, message: str) -> str:
     if message:
         return f"{variable}: {message}"
-    known = [
-        _variable(section, name)
-        for section, field in Settings.model_fields.items()
-        for name in getattr(field.annotation, "model_fields", {})
-    ]
-    near = get_close_matches(variable.upper(), known, n=1, cutoff=0.8)
+    near = get_close_matches(variable.upper(), _known(), n=1, cutoff=0.8)
     advice = f"did you mean {near[0]}?" if near else "docs/operations/configure.md lists them"
     return f"{variable} is not a setting; {advice}"

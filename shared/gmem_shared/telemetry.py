@@ -120,7 +120,7 @@ GENERATOR_REFUSED = MetricSpec(
 )
 GENERATOR_QUOTA_UNCOUNTED = MetricSpec(
     "gmem_generator_quota_uncounted_total",
-    "Requests with a quota while Redis was away, by what became of them: allow, refuse.",
+    "Requests with a quota while Redis was away or full, by what became of them: allow, refuse.",
     ("outcome",),
 )
 GENERATOR_READY = MetricSpec(

@@ -95,6 +95,7 @@ def test_no_key_is_in_logs_metrics_or_problems(
     assert {a.status_code for a in answers["good"]} >= {200, 401}
     assert 200 not in {a.status_code for name in ("late", "unknown") for a in answers[name]}
     written = log.read_text()
+    assert "access.keys" in written
     assert service == "bank serve" or "request.finished" in written
     assert re.search(r"gmem_\w+_refused_total\{code=\"unauthenticated\"\} [1-9]", metrics)
     for key in made.values():

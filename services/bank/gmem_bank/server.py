@@ -49,7 +49,9 @@ async def serve(settings: Settings) -> None:
     bank = LocalBank.from_settings(settings)
     bank_settings = settings.bank
     security = settings.security
-    access = Access(Keyring(security.api_keys_file), REGISTRY)
+    keyring = Keyring(security.api_keys_file)
+    keyring.announce(bank_settings.host)
+    access = Access(keyring, REGISTRY)
     grpc_server = GrpcServer(
         bank.service,
         bank.pool,

@@ -51,7 +51,7 @@ def create_app(
     """Build the front end.
 
     Starting the application starts ``bank`` and ``backend``, stopping it closes them.
-    ``app.state`` holds what a server needs: ``drain`` and ``readiness``.
+    ``app.state`` holds what a server needs: ``drain``, ``keyring`` and ``readiness``.
 
     Args:
         settings: Limits and defaults.
@@ -125,7 +125,7 @@ def create_app(
     )
     generating = generate.router(generation, ours.max_body_bytes)
     app.include_router(generating)
-    app.include_router(jobs_routes.router(jobs.office))
+    app.include_router(jobs_routes.router(jobs.office, quota))
     app.include_router(generating, prefix="/v1", include_in_schema=False)
     operations = [route for route in generating.routes if isinstance(route, JsonRoute)]
     paths = {f"{prefix}{route.path}": route for prefix in ("", "/v1") for route in operations}
@@ -153,9 +153,8 @@ def _surround(
         return problems.of_error(error)
 
     app.add_middleware(Direct, routes=operations)
-    app.add_middleware(
-        Guard, keyring=Keyring(security.api_keys_file), needs=scope_needed, refuse=refuse
-    )
+    keyring = app.state.keyring = Keyring(security.api_keys_file)
+    app.add_middleware(Guard, keyring=keyring, needs=scope_needed, refuse=refuse)
     tls = security.tls_cert_file is not None
     app.add_middleware(RequestScope, metrics=metrics, drain=drain, tls=tls)
 

@@ -62,6 +62,7 @@ def _build(settings: Settings, announce: Callable[[str], None]) -> DrainingServe
         _load("GMEM_GENERATOR__BACKEND", ours.backend).from_settings(settings),
         REGISTRY,
     )
+    front.state.keyring.announce(ours.host)
     return DrainingServer(
         front,
         host=ours.host,

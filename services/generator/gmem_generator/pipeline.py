@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from gmem_generator.lifecycle import Drain
 from gmem_generator.metrics import Metrics
 from gmem_generator.plan import BankQuery, Plan, pinned
 from gmem_generator.provenance import Provenance, png_text, provenance
+from gmem_generator.quota import Charge, Spend
 from gmem_generator.resolve import Resolver, images_of, pin
 from gmem_generator.schemas import GenerateRequest, ReplayRequest
 from gmem_generator.stopwatch import Stopwatch
@@ -51,8 +52,10 @@ class Result:
     watch: Stopwatch
 
 
-async def _free(_: int) -> None:
+@asynccontextmanager
+async def _free(_: int) -> AsyncIterator[Charge]:
     """Ask nothing for images."""
+    yield Charge()
 
 
 class Pipeline:
@@ -94,12 +97,12 @@ class Pipeline:
         content: bytes,
         deliver: Callable[[FinishedImage], None] = lambda _: None,
         *,
-        spend: Callable[[int], Awaitable[None]] = _free,
+        spend: Spend = _free,
     ) -> Result:
         """Make the images; ``deliver`` gets each as it finishes, the result has all in order.
 
-        ``content`` is what the client sent, by which it is known when it sends it again. ``spend``
-        takes the images from the client's quota once there is room for them, or raises.
+        ``content`` is what the client sent, by which it is known when it sends it again. What
+        ``spend`` takes from the client's quota is given back if there is no room for the images.
         Cancelling the call stops the engine's work for it.
 
         Raises:
@@ -157,13 +160,18 @@ class Pipeline:
         content: bytes,
         end: float,
         deliver: Callable[[FinishedImage], None],
-        spend: Callable[[int], Awaitable[None]],
+        spend: Spend,
     ) -> Result:
         if tracing.active():
             _describe(plan)
         kind = (plan.model.version.name, plan.sampler, plan.guidance_scale in (None, 1))
-        with self._admission.admit(len(plan.indices), plan.steps, kind, content) as ticket:
-            await spend(len(plan.indices))
+        images = len(plan.indices)
+        with ExitStack() as place:
+            async with spend(images) as charge:  # first: who has no quota left holds no place
+                ticket = place.enter_context(
+                    self._admission.admit(images, plan.steps, kind, content)
+                )
+                charge.keep()
             watch.lap("plan")
             snippets = None
             if plan.query is not None:

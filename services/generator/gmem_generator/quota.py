@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import limits
 import structlog
@@ -33,6 +34,21 @@ _AWAY_SECONDS = 5.0
 """How long Redis is left alone after it did not answer, so that not every request waits for it."""
 
 _parse = lru_cache(limits.parse)
+
+
+class Charge:
+    """What was counted of a request."""
+
+    def __init__(self) -> None:
+        self.kept = False
+
+    def keep(self) -> None:
+        """Leave it counted: what it is for will be done."""
+        self.kept = True
+
+
+Spend = Callable[[int], AbstractAsyncContextManager[Charge]]
+"""Takes so many images from a caller's quota, or raises; see `Quota.spend`."""
 
 
 class Quota:
@@ -74,67 +90,153 @@ class Quota:
             )
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
 
-    async def spend(self, principal: Principal, images: int) -> None:
-        """Count one request and its images.
+    @asynccontextmanager
+    async def spend(self, principal: Principal, images: int) -> AsyncIterator[Charge]:
+        """Count one request and its images; what the block does not keep is given back.
 
         Raises:
             OutOfRangeError: More images than the quota ever allows at once.
             OverQuotaError: The quota is used up; says when there is room for this request.
-            NotReadyError: Redis is away, and the settings do not let pass what is not counted.
+            NotReadyError: Redis is away, and the settings do not let pass what is not counted; or
+                it is full.
         """
-        for name, rate, cost in self._due(principal, images):
-            if self._clock() < self._away_until:
-                self._uncounted()
-                return
-            try:
-                async with asyncio.timeout(self._timeout_seconds):
-                    await self._count(principal.id, name, rate, cost)
-            except (StorageError, TimeoutError) as error:
-                self._away_until = self._clock() + _AWAY_SECONDS
-                _log.warning("quota.redis.away", error=repr(error), again_in=_AWAY_SECONDS)
-                self._uncounted()
-                return
+        due = list(self._due(principal, images))
+        for each in due:
+            each.check(principal.id)
+        charge, counted = Charge(), list[_Due]()
+        try:
+            if due:
+                await self._count(principal.id, due, counted)
+            yield charge
+        finally:
+            if not charge.kept and counted:
+                await self._give_back(principal.id, counted)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._pool is not None:
             await self._pool.aclose()
 
-    def _due(self, principal: Principal, images: int) -> Iterator[tuple[str, str, int]]:
-        """Yield what is to be counted: its name, the rate and how much of it."""
+    def _due(self, principal: Principal, images: int) -> Iterator[_Due]:
+        """Yield what is to be counted."""
         for name, cost in (("requests", 1), ("images", images)):
             rate = getattr(principal.quota, name) or getattr(self._settings, name)
             if rate is not None and cost:
-                yield name, rate, cost
+                yield _Due(name, rate, cost)
 
-    async def _count(self, caller: str, name: str, rate: str, cost: int) -> None:
-        item = _parse(rate)
-        if cost > item.amount:
-            raise OutOfRangeError(
-                f"expected at most {item.amount} {name}, all that {caller!r} may ask for "
-                f"in {rate.partition('/')[2]}, found {cost}; ask for fewer"
-            )
-        if await self._limiter.hit(item, name, caller, cost=cost):
+    async def _count(self, caller: str, due: list[_Due], counted: list[_Due]) -> None:
+        """Count what is due, and note what was counted; raises what `spend` does."""
+        try:
+            async with self._asking():
+                refusal = await self._hit(caller, due, counted)
+        except _UncountedError as error:
+            self._uncounted(error)
             return
-        window = _Window(
-            *await self._storage.get_sliding_window(item.key_for(name, caller), item.get_expiry())
-        )
-        self._metrics.refused.labels(OverQuotaError.code).inc()
-        remaining = window.remaining(item.amount, item.get_expiry())
-        raise OverQuotaError(
-            f"expected at most {rate} {name} of {caller!r}, found {remaining} left and {cost} "
-            "asked for; try again later or ask for fewer",
-            retry_after_seconds=window.wait(item.amount - cost, item.get_expiry()),
-            limit=ReachedLimit(name, item.amount, item.get_expiry(), remaining),
-        )
+        if refusal is not None:
+            self._metrics.refused.labels(OverQuotaError.code).inc()
+            raise refusal
 
-    def _uncounted(self) -> None:
-        self._metrics.quota_uncounted.labels(self._settings.redis_away).inc()
-        if self._settings.redis_away == "refuse":
+    async def _hit(
+        self, caller: str, due: list[_Due], counted: list[_Due]
+    ) -> OverQuotaError | None:
+        """Count what is due until something is refused; return the refusal."""
+        for each in due:
+            if not await self._limiter.hit(each.item, each.name, caller, cost=each.cost):
+                key, seconds = each.item.key_for(each.name, caller), each.item.get_expiry()
+                return each.refusal(
+                    caller, _Window(*await self._storage.get_sliding_window(key, seconds))
+                )
+            counted.append(each)
+        return None
+
+    async def _give_back(self, caller: str, counted: list[_Due]) -> None:
+        with suppress(_UncountedError):  # what is not given back fades with its window
+            async with self._asking():
+                for each in counted:  # the library has no other word for it than a negative cost
+                    await self._limiter.hit(each.item, each.name, caller, cost=-each.cost)
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
+        """Let the block ask Redis, unless that did not answer a moment ago.
+
+        Raises:
+            _UncountedError: It is away, or full.
+        """
+        if self._clock() < self._away_until:
+            raise _UncountedError("away")
+        if self._away_until > -math.inf:  # it was away: this request looks, the others do not wait
+            self._away_until = self._clock() + self._timeout_seconds + _AWAY_SECONDS
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                yield
+        except (StorageError, TimeoutError) as error:
+            if _is_full(error):
+                self._away_until = -math.inf
+                raise _UncountedError("full") from error
+            self._away_until = self._clock() + _AWAY_SECONDS
+            _log.warning("quota.redis.away", error=repr(error), again_in=_AWAY_SECONDS)
+            raise _UncountedError("away") from error
+        self._away_until = -math.inf
+
+    def _uncounted(self, error: _UncountedError) -> None:
+        """Let pass what was not counted, or refuse it.
+
+        A full Redis is no excuse: callers can fill it, and would then have no quota.
+        """
+        outcome = self._settings.redis_away if error.found == "away" else "refuse"
+        self._metrics.quota_uncounted.labels(outcome).inc()
+        if outcome == "refuse":
             raise NotReadyError(
-                "expected Redis to count this request by, found it away; send the request again",
+                f"expected Redis to count this request by, found it {error.found}; send the "
+                "request again",
                 retry_after_seconds=max(1.0, self._away_until - self._clock()),
+            ) from error
+
+
+class _UncountedError(Exception):
+    """Redis did not count; ``found`` says how it was."""
+
+    def __init__(self, found: Literal["away", "full"]) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+def _is_full(error: StorageError | TimeoutError) -> bool:
+    from redis.exceptions import OutOfMemoryError  # late, as above
+
+    return isinstance(getattr(error, "storage_error", None), OutOfMemoryError)
+
+
+class _Due(NamedTuple):
+    """Something to be counted: so much of it, at a rate."""
+
+    name: str
+    rate: str
+    cost: int
+
+    @property
+    def item(self) -> limits.RateLimitItem:
+        """The rate as the library has it."""
+        return _parse(self.rate)
+
+    def check(self, caller: str) -> None:
+        """Return if there can ever be room for it; raises `OutOfRangeError`."""
+        if self.cost > self.item.amount:
+            raise OutOfRangeError(
+                f"expected at most {self.item.amount} {self.name}, all that {caller!r} may ask for "
+                f"in {self.rate.partition('/')[2]}, found {self.cost}; ask for fewer"
             )
+
+    def refusal(self, caller: str, window: _Window) -> OverQuotaError:
+        """Return why there is no room for it now, and when there will be."""
+        amount, seconds = self.item.amount, self.item.get_expiry()
+        remaining = window.remaining(amount, seconds)
+        return OverQuotaError(
+            f"expected at most {self.rate} {self.name} of {caller!r}, found {remaining} left and "
+            f"{self.cost} asked for; try again later or ask for fewer",
+            retry_after_seconds=window.wait(amount - self.cost, seconds),
+            limit=ReachedLimit(self.name, amount, seconds, remaining),
+        )
 
 
 class _Window(NamedTuple):

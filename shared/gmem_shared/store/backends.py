@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import unquote
@@ -27,13 +27,15 @@ from gmem_shared.errors import InvalidRequestError, NotFoundError, StorageError
 from gmem_shared.store.objects import ObjectInfo, Objects
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config
+    from obstore.store import S3Credential
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _CLOUDS = ("s3", "gs", "az")
 _LINKING = (obstore.store.S3Store, obstore.store.GCSStore, obstore.store.AzureStore)
+_ALWAYS_EXPIRED = datetime.fromtimestamp(0, UTC)
+"""So that obstore asks for credentials again and sees that a file has changed."""
 _memory_stores: dict[str, obstore.store.MemoryStore] = {}
 _memory_lock = threading.Lock()
 
@@ -43,7 +45,7 @@ def connect(url: str, credentials_file: Path | None = None) -> Objects:
 
     Within a process, one ``memory://`` URL always names the same store. Cloud stores take their
     credentials from the environment (``AWS_*`` for ``s3://``), ``s3://`` from a file if one is
-    given.
+    given, whose changes the next request notices.
 
     Raises:
         InvalidRequestError: The URL or the file is not understood.
@@ -60,7 +62,7 @@ def connect(url: str, credentials_file: Path | None = None) -> Objects:
         # allow_http lets AWS_ENDPOINT_URL name a plain-http server; https stays https.
         cloud = obstore.store.from_url(
             url,
-            config=_credentials(credentials_file) if scheme == "s3" else None,
+            credential_provider=_provider(credentials_file) if scheme == "s3" else None,
             client_options={"allow_http": True, "timeout": timedelta(seconds=30)},
             retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
         )
@@ -72,10 +74,16 @@ def connect(url: str, credentials_file: Path | None = None) -> Objects:
     return ObstoreObjects(cloud)
 
 
-def _credentials(file: Path | None) -> S3Config:
-    """Read the ``[default]`` of an AWS credentials file; what it does not say stays unsaid."""
+def _provider(file: Path | None) -> Callable[[], S3Credential] | None:
+    """Return what reads a credentials file, once it could be read."""
     if file is None:
-        return {}
+        return None
+    _credentials(file)
+    return functools.partial(_credentials, file)
+
+
+def _credentials(file: Path) -> S3Credential:
+    """Read the ``[default]`` of an AWS credentials file."""
     parser = configparser.ConfigParser(interpolation=None)  # a secret may hold a per cent sign
     try:
         parser.read_string(file.read_text())
@@ -83,6 +91,8 @@ def _credentials(file: Path | None) -> S3Config:
         return {
             "access_key_id": entries["aws_access_key_id"].strip(),
             "secret_access_key": entries["aws_secret_access_key"].strip(),
+            "token": entries.get("aws_session_token"),
+            "expires_at": _ALWAYS_EXPIRED,
         }
     except (OSError, UnicodeDecodeError, KeyError, configparser.Error) as error:
         # Not the error's own text: a parser quotes the line it stumbles over.

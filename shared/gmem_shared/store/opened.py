@@ -56,11 +56,18 @@ class BlobOpener:
     A local store's blobs are used in place. Others are copied to the cache under a temporary
     name, verified, synced and renamed, so that a file under its final name was good once; it
     is verified again when a process first opens it, and fetched again if it went bad.
+
+    Args:
+        objects: The store.
+        cache_dir: The cache, which only this side may write to.
+        in_place: Whether a local store's blobs are used in place. Where its writers are not
+            trusted they must not be: what was verified could be changed before it is read.
     """
 
-    def __init__(self, objects: Objects, cache_dir: Path) -> None:
+    def __init__(self, objects: Objects, cache_dir: Path, *, in_place: bool) -> None:
         self._objects = objects
         self._cache_dir = cache_dir
+        self._in_place = in_place
         self._verifier = FileVerifier()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -84,10 +91,10 @@ class BlobOpener:
             ) from error
 
     def _open(self, blob: str, where: str, file: str, entry: FileEntry, cores: int | None) -> Path:
-        in_place = self._objects.local_path(blob)
-        if in_place is not None:
-            self._verifier.check(in_place, where, file, entry, cores)
-            return in_place
+        local = self._objects.local_path(blob) if self._in_place else None
+        if local is not None:
+            self._verifier.check(local, where, file, entry, cores)
+            return local
         cached = self._cache_dir.absolute() / "sha256" / entry.sha256[:2] / entry.sha256
         with self._locks[entry.sha256]:
             if not self._is_good(cached, where, file, entry, cores):

@@ -181,9 +181,9 @@ class Repository:
     def open(self, version: Version, *, cores: int | None = None) -> OpenVersion:
         """Bring a version's files onto this machine and verify every byte of them.
 
-        A local store's files are used where they lie. Of a remote store, verified copies are
-        kept in the cache folder. By default all cores verify; a process that serves something else
-        meanwhile leaves some to that.
+        A local store's files are used where they lie. Of a remote store, and of any if signatures
+        are asked for, verified copies are kept in the cache folder. By default all cores verify; a
+        process that serves something else meanwhile leaves some to that.
 
         Raises:
             CorruptVersionError: Names the file and chunk that differ from what was published.

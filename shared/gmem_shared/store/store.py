@@ -32,7 +32,8 @@ class Store:
 
     Args:
         objects: Where everything is kept.
-        cache_dir: Where verified copies of remote files are kept; unused for a local folder.
+        cache_dir: Where verified copies of remote files are kept, with ``trusted`` also of a local
+            folder's, whose writers could change what was verified.
         clock: Time for records, leases and the garbage collector.
         signer: Signs what is published; by default nobody.
         trusted: One of these must have signed what is opened; by default nobody.
@@ -50,7 +51,7 @@ class Store:
         moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._objects = objects
-        self._opener = BlobOpener(objects, cache_dir)
+        self._opener = BlobOpener(objects, cache_dir, in_place=trusted is None)
         self._clock = clock
         self._signer = signer
         self._trusted = trusted

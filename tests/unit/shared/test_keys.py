@@ -44,6 +44,26 @@ def test_without_a_file_everybody_may_do_everything() -> None:
         ANONYMOUS.require(scope)
 
 
+@pytest.mark.parametrize(
+    ("host", "level"),
+    [("127.0.0.1", "info"), ("::1", "info"), ("localhost", "info"),
+     ("::", "warning"), ("10.0.0.7", "warning"), ("gpu-3", "warning")],
+)  # fmt: skip
+def test_a_server_without_keys_says_so_and_warns_where_others_reach_it(host, level) -> None:
+    with capture_logs() as logs:
+        Keyring(None).announce(host)
+    (line,) = logs
+    assert (line["event"], line["log_level"], line["host"]) == ("access.open", level, host)
+    assert line["setting"] == "GMEM_SECURITY__API_KEYS_FILE"
+
+
+def test_a_server_with_keys_says_how_many(file, clock) -> None:
+    keys_file(file, alice={"scopes": ["read"]}, bob={"scopes": ["read"]})
+    with capture_logs() as logs:
+        ring(file, clock).announce("::")
+    assert logs == [{"event": "access.keys", "keys": 2, "log_level": "info"}]
+
+
 def test_a_key_says_who_asks_and_what_they_may_do(file, clock) -> None:
     made = keys_file(file, alice={"scopes": ["read"], "quota": {"images": "7/hour"}})
     principal = ring(file, clock).principal(made["alice"].encode())

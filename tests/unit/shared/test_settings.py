@@ -33,6 +33,16 @@ def test_a_bad_value_or_unknown_name_stops_the_start(monkeypatch, name, value) -
         ("GMEM_GENERATOR__PORT", "99999", "GMEM_GENERATOR__PORT: Input should be less than"),
         ("GMEM_STORE__URI", "x", "GMEM_STORE__URI is not a setting; did you mean GMEM_STORE__URL?"),
         ("GMEM_STOER__URL", "x", "GMEM_STOER__URL is not a setting; did you mean GMEM_STORE__URL?"),
+        (
+            "GMEM_SECURITY_API_KEYS_FILE",
+            "keys.json",
+            "GMEM_SECURITY_API_KEYS_FILE is not a setting; "
+            "did you mean GMEM_SECURITY__API_KEYS_FILE?",
+        ),
+        ("GMEM_GENERATOR_PORT", "9000", "not a setting; did you mean GMEM_GENERATOR__PORT?"),
+        ("GMEM_GENERATOR_TRITON_ADDRESS", "tcp://t:8201", "did you mean GMEM_GENERATOR__TRITON_"),
+        ("gmem_redis_url", "redis://r", "not a setting; did you mean GMEM_REDIS__URL?"),
+        ("GMEM__STORE__URL", "x", "not a setting; did you mean GMEM_STORE__URL?"),
         ("GMEM_PAGE__COLOUR", "x", "not a setting; docs/operations/configure.md lists them"),
         ("GMEM_SECURITY__TLS_CERT_FILE", __file__, "GMEM_SECURITY: Value error, expected both"),
     ],
@@ -52,8 +62,20 @@ def test_everything_wrong_is_said_at_once(monkeypatch) -> None:
         read_settings()
 
 
-def test_variables_of_others_with_our_prefix_are_left_alone(monkeypatch) -> None:
-    monkeypatch.setenv("GMEM_BANK_PORT", "tcp://10.0.0.7:8100")  # Kubernetes, of a service
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [  # the first six are what Kubernetes makes of services
+        ("GMEM_BANK_PORT", "tcp://10.0.0.7:8100"),
+        ("GMEM_GENERATOR_PORT", "tcp://10.0.0.7:8000"),
+        ("GMEM_BANK_HTTP_PORT", "tcp://10.0.0.7:8100"),
+        ("GMEM_GENERATOR_SERVICE_HOST", "10.0.0.7"),
+        ("GMEM_GENERATOR_SERVICE_PORT", "8000"),
+        ("GMEM_GENERATOR_PORT_8000_TCP_PORT", "8000"),
+        ("GMEM_KEY", "gmem_…"),
+    ],
+)
+def test_variables_of_others_with_our_prefix_are_left_alone(monkeypatch, name, value) -> None:
+    monkeypatch.setenv(name, value)
     assert read_settings() == Settings()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 
 import structlog
@@ -16,6 +16,7 @@ from gmem_generator.jobs.record import Job
 from gmem_generator.metrics import Metrics
 from gmem_generator.pipeline import Pipeline
 from gmem_generator.plan import out_of_range
+from gmem_generator.quota import Spend
 from gmem_generator.resolve import images_of
 from gmem_generator.schemas import GenerateRequest
 from gmem_shared.errors import ConflictError, NotFoundError
@@ -58,20 +59,14 @@ class Office:
         self._answer_images = answer_images
         self._clock = clock
 
-    async def submit(
-        self,
-        owner: str,
-        body: Request,
-        key: Key | None,
-        spend: Callable[[int], Awaitable[None]],
-    ) -> Job:
+    async def submit(self, owner: str, body: Request, key: Key | None, spend: Spend) -> Job:
         """Make a job of a request, or return the one that was made of it.
 
         Args:
             owner: Who may see it.
             body: The request.
             key: By which a repetition is known.
-            spend: Takes the images from the owner's quota, or raises.
+            spend: Takes the images from the owner's quota, if a job is made.
 
         Raises:
             GmemError: The request would be refused, or there are too many jobs.
@@ -81,7 +76,6 @@ class Office:
             return await self._board.read(known.job, owner)
         self._check_size(body)
         pinned, plan = await self._pipeline.pin(body)
-        await spend(images_of(body))
         job = Job(
             id=secrets.token_hex(12),
             owner=owner,
@@ -93,7 +87,10 @@ class Office:
         )
         note = None if key is None else self._idempotency.note(key, job=job.id)
         unhurried = pinned.model_copy(update={"priority": "batch", "deadline_ms": None})
-        known_text = await self._board.submit(job, unhurried, note)
+        async with spend(job.images) as charge:
+            known_text = await self._board.submit(job, unhurried, note)
+            if known_text is None:
+                charge.keep()
         if key is not None and known_text is not None:
             first = self._idempotency.recall(key, known_text).job
             return await self._board.read(str(first), owner)
@@ -134,16 +131,25 @@ class Office:
             _log.info("job.ended", job=job.id, status=job.status, images=job.images_done)
         return job
 
-    async def resume(self, job_id: str, owner: str) -> Job:
+    async def resume(self, job_id: str, owner: str, spend: Spend) -> Job:
         """Go on with a job that failed or was cancelled, from what is stored of it.
+
+        Args:
+            job_id: The job.
+            owner: Who asks.
+            spend: Takes the images that are missing from the owner's quota, if it goes on.
 
         Raises:
             UnknownJobError: The owner has none of this id.
             ConflictError: It is running, or succeeded.
+            OverQuotaError: The owner's quota has no room for what is missing.
         """
-        await self._board.read(job_id, owner)
-        stored = await asyncio.to_thread(self._results.parts, job_id)
-        job = await self._board.resume(job_id, owner, frozenset(stored))
+        before = await self._board.read(job_id, owner)
+        stored = frozenset(await asyncio.to_thread(self._results.parts, job_id))
+        missing = before.images - before.resume(stored).images_done
+        async with spend(missing) as charge:
+            job = await self._board.resume(job_id, owner, stored)
+            charge.keep()
         self._metrics.jobs.labels("resumed").inc()
         return job
 

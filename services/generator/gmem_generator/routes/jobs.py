@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -19,6 +20,7 @@ from gmem_generator.openapi import (
     job_result_responses,
     problem_responses,
 )
+from gmem_generator.quota import Quota
 from gmem_generator.schemas import (
     JobAnswer,
     JobImages,
@@ -29,6 +31,7 @@ from gmem_generator.schemas import (
 )
 from gmem_generator.stream import KEEP_ALIVE, KEEP_ALIVE_SECONDS, event
 from gmem_shared.errors import GmemError, to_problem
+from gmem_shared.guard import PRINCIPAL
 
 ZIP = "application/zip"
 
@@ -38,7 +41,7 @@ _NAMED = problem_responses(404, 422, 503)
 JobId = Annotated[str, Path(max_length=64, description="As in the answer to the submission.")]
 
 
-def router(office: Office) -> APIRouter:
+def router(office: Office, quota: Quota) -> APIRouter:
     """Return the routes of jobs that were submitted."""
     api = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -62,10 +65,11 @@ def router(office: Office) -> APIRouter:
         """Cancel a job, if it has not ended; it stops at its next network evaluation."""
         return await _answer(office, await office.cancel(id, caller(request.scope)))
 
-    @api.post("/{id}/resume", status_code=202, responses=problem_responses(404, 409, 422, 503))
+    @api.post("/{id}/resume", status_code=202, responses=problem_responses(404, 409, 422, 429, 503))
     async def resume_job(request: Request, id: JobId) -> JobAnswer:
         """Go on with a job that failed or was cancelled, where it stopped."""
-        return await _answer(office, await office.resume(id, caller(request.scope)))
+        spend = partial(quota.spend, request.scope[PRINCIPAL])
+        return await _answer(office, await office.resume(id, caller(request.scope), spend))
 
     @api.get("/{id}/events", responses=job_events_responses(), response_class=Response)
     async def follow_job(request: Request, id: JobId) -> Response:

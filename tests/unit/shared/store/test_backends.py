@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import obstore.store
@@ -11,6 +15,9 @@ from gmem_shared.errors import InvalidRequestError, NotFoundError, StorageError
 from gmem_shared.store.backends import ObstoreObjects, connect
 from gmem_shared.store.objects import Objects
 from gmem_shared.store.probe import check_create_only
+
+_NOTICED_SECONDS = 0.2
+"""For a tenth of a second obstore takes credentials as they are."""
 
 
 @pytest.fixture
@@ -125,6 +132,50 @@ def test_a_credentials_file_that_is_none_is_refused_without_its_content(
     with pytest.raises(InvalidRequestError, match=r"\[default\]") as refused:
         connect("s3://bucket", tmp_path / "credentials")
     assert "SECRET" not in str(refused.value)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str | None]]]:
+    """The keys and session tokens that requests to ``s3://bucket`` came with."""
+    seen: list[tuple[str, str | None]] = []
+
+    class Object(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            signature = self.headers["Authorization"]
+            key = signature.partition("Credential=")[2].partition("/")[0]
+            seen.append((key, self.headers["X-Amz-Security-Token"]))
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Object) as server:
+        Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-environment")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-environment")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield seen
+        server.shutdown()
+
+
+def test_a_credentials_file_counts_as_a_whole_and_its_changes_are_noticed(
+    tmp_path: Path, bucket: list[tuple[str, str | None]]
+) -> None:
+    def write(key: str, more: str = "") -> None:
+        lines = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = s\n{more}"
+        (tmp_path / "credentials").write_text(lines)
+
+    write("first")
+    objects = connect("s3://bucket", tmp_path / "credentials")
+    objects.stat("a")
+    write("second", "aws_session_token = for-a-while\n")
+    time.sleep(_NOTICED_SECONDS)
+    objects.stat("a")
+    assert bucket == [("first", None), ("second", "for-a-while")]
 
 
 def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -85,6 +85,15 @@ def test_without_trusted_keys_everything_is_opened_as_before(opened: Open) -> No
         assert contents(opened(), version)
 
 
+def test_what_was_opened_stays_whatever_is_done_to_the_store(opened: Open) -> None:
+    version = opened(sign="ours").publish({"data": b"good"})
+    reader = opened(trust="ours")
+    held = reader.open(version)
+    objects(reader).write(reader._shelf.layout.blob(version.manifest.files["data"].sha256), b"evil")
+    assert held.path("data").read_bytes() == b"good"
+    assert contents(reader, version) == {"data": b"good"}, "nor is it needed any more"
+
+
 def test_an_unsigned_version_is_refused_and_the_message_says_what_to_do(opened: Open) -> None:
     version = opened().publish({"data": b"unsigned"})
     assert "gmem store sign" in refused(opened(trust="ours"), version)
