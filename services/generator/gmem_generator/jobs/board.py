@@ -222,28 +222,36 @@ class Board:
         async with self._connection.calling() as redis:
             return int(await redis.scard(_UNFINISHED))
 
-    async def outdated(self) -> list[str]:
-        """Return some jobs that were kept long enough."""
+    async def outdated(self, skip: int = 0) -> list[str]:
+        """Return some jobs that were kept long enough, without the first ``skip`` of them."""
         async with self._connection.calling() as redis:
             now = self._clock().timestamp()
-            found = await redis.zrangebyscore(_KEPT, "-inf", now, start=0, num=_SWEEP)
+            found = await redis.zrangebyscore(_KEPT, "-inf", now, start=skip, num=_SWEEP)
         return [job_id.decode() for job_id in found]
 
-    async def forget(self, job_id: str) -> None:
-        """Delete a job, but for the note that it is outdated; `forgotten` deletes that.
+    async def forget(self, job_id: str) -> bool:
+        """Delete an outdated job, but for the note that it is; `forgotten` deletes that.
 
         Between the two, its files are deleted: whoever crashes there leaves the note to others.
+
+        Returns:
+            Whether it is gone, so that its files are nobody's; not if it was resumed meanwhile.
         """
+
+        async def transact(pipe: Pipeline) -> bool:
+            until = await pipe.zscore(_KEPT, job_id)
+            if until is None or until > self._clock().timestamp():
+                return False
+            state = await pipe.hget(_key(job_id), "state")
+            pipe.multi()
+            if state is not None:
+                pipe.zrem(_of(Job.model_validate_json(state).owner), job_id)
+                pipe.delete(_key(job_id))
+            return True
+
         async with self._connection.calling() as redis:
-
-            async def transact(pipe: Pipeline) -> None:
-                state = await pipe.hget(_key(job_id), "state")
-                pipe.multi()
-                if state is not None and (job := Job.model_validate_json(state)).ended:
-                    pipe.zrem(_of(job.owner), job_id)
-                    pipe.delete(_key(job_id))
-
-            await redis.transaction(transact, _key(job_id))
+            gone: bool = await redis.transaction(transact, _key(job_id), value_from_callable=True)
+        return gone
 
     async def forgotten(self, job_id: str) -> None:
         """Note that nothing is left of a job."""

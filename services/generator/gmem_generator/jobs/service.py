@@ -58,7 +58,6 @@ class Jobs:
         worker = Worker(
             board, queue, Maker(pipeline, results), results,
             connection=connection, drain=drain, admission=admission, metrics=metrics, settings=ours,
-            clock=clock,
         )  # fmt: skip
         return cls(connection, office, idempotency, worker)
 

@@ -42,7 +42,7 @@ _PASSING = (NotReadyError, OverloadedError, StorageError)
 _TICK_SECONDS = 0.1
 _BEAT_SECONDS = 5.0
 _YIELD_SECONDS = 0.05
-_SWEEP_BEATS = 12
+_SWEEP_SECONDS = 60.0
 _CLOSE_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
 
@@ -54,7 +54,6 @@ class Worker:
         connection: Whose queue it is.
         drain: When it begins, parts in the making are given back.
         admission: Parts are taken while it has places to spare.
-        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class Worker:
         admission: Admission,
         metrics: Metrics,
         settings: JobsSettings,
-        clock: Callable[[], float],
     ) -> None:
         self._board = board
         self._queue = queue
@@ -80,7 +78,6 @@ class Worker:
         self._metrics = metrics
         self._settings = settings
         self._connection = connection
-        self._clock = clock
         self._running: dict[Entry, asyncio.Task[bool]] = {}
         self._closing = asyncio.Event()
         self._slots: list[asyncio.Task[None]] = []
@@ -94,7 +91,8 @@ class Worker:
             for _ in range(self._settings.concurrency)
         ]
         self._watchers = [
-            asyncio.create_task(self._for_ever(watch)) for watch in (self._watch, self._hear)
+            asyncio.create_task(self._for_ever(watch))
+            for watch in (self._beat, self._hear, self._leave, self._sweep)
         ]
 
     async def close(self) -> None:
@@ -231,26 +229,27 @@ class Worker:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), pause)
 
-    async def _watch(self) -> None:
-        """Keep what is in the making, and end what is not wanted any more."""
-        beat = min(_BEAT_SECONDS, self._settings.claim_seconds / 4)
-        for number in range(_SWEEP_BEATS):
-            due = self._clock() + beat
-            while self._clock() < due:
-                await asyncio.sleep(_TICK_SECONDS)
-                if self._ending:
-                    self._stop(self._running)
-            await self._queue.keep(list(self._running))
-            await self._stop_unwanted()
-            self._metrics.job_parts_queued.set(await self._queue.length())
-            self._metrics.jobs_unfinished.set(await self._board.unfinished())
-            if number == 0:
-                await self._sweep()
+    async def _beat(self) -> None:
+        """Keep what is in the making, and end what is not wanted any more.
+
+        Nothing but Redis is waited for here: a part that is kept too late goes to another.
+        """
+        await asyncio.sleep(min(_BEAT_SECONDS, self._settings.claim_seconds / 4))
+        await self._queue.keep(list(self._running))
+        await self._stop_unwanted()
+        self._metrics.job_parts_queued.set(await self._queue.length())
+        self._metrics.jobs_unfinished.set(await self._board.unfinished())
 
     async def _hear(self) -> None:
-        """End the parts of jobs that were stopped; `_watch` makes up for messages that are lost."""
+        """End the parts of jobs that were stopped; `_beat` makes up for messages that are lost."""
         async for job_id in self._board.stopped():
             self._stop(entry for entry in list(self._running) if entry.job == job_id)
+
+    async def _leave(self) -> None:
+        """End what is in the making when the server is about to stop."""
+        await asyncio.sleep(_TICK_SECONDS)
+        if self._ending:
+            self._stop(self._running)
 
     async def _stop_unwanted(self) -> None:
         for entry in list(self._running):
@@ -268,7 +267,19 @@ class Worker:
 
     async def _sweep(self) -> None:
         """Forget jobs that were kept long enough, and delete their files."""
-        for job_id in await self._board.outdated():
-            await self._board.forget(job_id)
-            await asyncio.to_thread(self._results.delete, job_id)
-            await self._board.forgotten(job_id)
+        stuck = 0
+        while outdated := await self._board.outdated(skip=stuck):
+            for job_id in outdated:
+                stuck += not await self._forgotten(job_id)
+        await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def _forgotten(self, job_id: str) -> bool:
+        """Forget a job and delete its files; return whether nothing is left to do."""
+        try:
+            if await self._board.forget(job_id):
+                await asyncio.to_thread(self._results.delete, job_id)
+                await self._board.forgotten(job_id)
+        except StorageError as error:
+            _log.warning("job.delete.failed", job=job_id, error=error.detail)
+            return False
+        return True

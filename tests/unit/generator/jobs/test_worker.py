@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -24,6 +25,8 @@ from gmem_shared.settings import JobsSettings, RedisSettings, StoreSettings
 from gmem_shared.store import Results
 from tests.support.front import eventually
 
+CLAIM_SECONDS = 0.4
+
 
 class Maker:
     """Notes what it is asked for."""
@@ -31,9 +34,12 @@ class Maker:
     def __init__(self) -> None:
         self.parts: list[int] = []
         self.failures: list[Exception] = []
+        self.open = asyncio.Event()
+        self.open.set()
 
     async def part(self, job: Job, request: GenerateRequest, number: int) -> bool:
         self.parts.append(number)
+        await self.open.wait()
         if self.failures:
             raise self.failures.pop()
         return True
@@ -45,40 +51,67 @@ class Maker:
         raise StorageError("the store does not answer")
 
 
+class Store(Results):
+    """Does not let go of some jobs, and hangs while it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(StoreSettings(url="memory://worker"))
+        self.open = threading.Event()
+        self.open.set()
+        self.asked: list[str] = []
+        self.stuck: set[str] = set()
+
+    def delete(self, job: str) -> None:
+        self.asked.append(job)
+        self.open.wait()
+        if job in self.stuck:
+            raise StorageError("the store does not answer")
+
+
 class Bench:
     """A worker, and what it works on."""
 
     def __init__(self) -> None:
-        settings = JobsSettings(part_images=8, concurrency=1)
+        settings = JobsSettings(part_images=8, concurrency=1, claim_seconds=CLAIM_SECONDS)
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.maker = Maker()
         self.connection = Connection(RedisSettings(), metrics)
-        self.queue = Queue(self.connection, 30.0, time.monotonic)
-        self.board = Board(self.connection, self.queue, settings, lambda: datetime.now(UTC))
+        self.connection.block_ms = 50
+        self.queue = Queue(self.connection, CLAIM_SECONDS, time.monotonic)
+        self.board = Board(self.connection, self.queue, settings, lambda: self.now)
+        self.store = Store()
         self.worker = Worker(
             self.board,
             self.queue,
             self.maker,
-            Results(StoreSettings(url="memory://worker")),
+            self.store,
             connection=self.connection,
             drain=Drain(),
             admission=Admission(64, metrics, time.monotonic),
             metrics=metrics,
             settings=settings,
-            clock=time.monotonic,
         )
 
-    async def submit(self) -> Entry:
+    async def submit(self, job_id: str = "j") -> Entry:
         """Submit a job of one part, and take that before the worker does."""
         job = Job(
-            id="j", owner="o", images=8, part_images=8, bank=None, created=datetime.now(UTC),
+            id=job_id, owner="o", images=8, part_images=8, bank=None, created=self.now,
             model=Version(name="digits", seq=1, digest="sha256-0"),
         )  # fmt: skip
         await self.board.submit(job, GenerateRequest(num_images=8, seed=1))
         while (entry := await self.queue.take()) is None:
             pass
         return entry
+
+    async def outdate(self, *job_ids: str) -> None:
+        """Submit jobs that ended long ago."""
+        for job_id in job_ids:
+            entry = await self.submit(job_id)
+            await self.board.cancel(job_id, "o")
+            await self.board.begin(entry)
+        self.now += timedelta(days=30)
 
     async def outcome(self) -> Job:
         while (job := await self.board.read("j")).ended is None:  # noqa: ASYNC110 (it is asked)
@@ -95,6 +128,7 @@ class Bench:
 async def bench() -> AsyncIterator[Bench]:
     bench = Bench()
     yield bench
+    bench.store.open.set()
     await bench.worker.close()
     await bench.connection.close()
 
@@ -129,7 +163,34 @@ async def test_a_defect_of_ours_is_a_problem_without_its_details(bench) -> None:
     assert (bench.count("retried"), bench.count("failed")) == (2, 1)
 
 
-async def test_parts_that_cannot_be_deleted_do_not_fail_their_job(bench) -> None:
+async def test_parts_that_cannot_be_deleted_do_not_fail_their_job(bench, logged) -> None:
     await bench.board.put_back(await bench.submit(), attempt=1)
     bench.worker.start()
     assert (await bench.outcome()).status == "succeeded"
+    await eventually(lambda: bench.count("made") == 2)  # the part, and what puts all together
+    assert [entry["event"] for entry in logged] == ["job.ended"]
+
+
+async def test_a_store_that_hangs_does_not_cost_a_healthy_part_its_worker(bench) -> None:
+    await bench.outdate("old")
+    bench.store.open.clear()
+    bench.maker.open.clear()
+    await bench.board.put_back(await bench.submit(), attempt=1)
+    bench.worker.start()
+    await eventually(lambda: bench.store.asked and bench.maker.parts)
+    until = time.monotonic() + 3 * CLAIM_SECONDS
+    while time.monotonic() < until:
+        assert await bench.queue.take() is None
+    bench.maker.open.set()
+    assert (await bench.outcome()).status == "succeeded"
+    assert bench.maker.parts == [0]
+
+
+async def test_a_job_that_cannot_be_deleted_keeps_no_other_from_it(bench, logged) -> None:
+    await bench.outdate("stuck", "free")
+    bench.store.stuck = {"stuck"}
+    bench.worker.start()
+    while await bench.board.outdated() != ["stuck"]:  # noqa: ASYNC110 (it is asked)
+        await asyncio.sleep(0.01)
+    await eventually(lambda: len(bench.store.asked) == 2)
+    assert [entry["event"] for entry in logged] == ["job.delete.failed"]
