@@ -60,6 +60,31 @@ async def test_a_repeat_while_the_first_is_in_flight_is_told_to_wait(front) -> N
     assert (await send(front)).json()["images"] == images
 
 
+async def test_a_streamed_answer_is_in_flight_until_its_last_image(front) -> None:
+    headers = {"Idempotency-Key": KEY, "Accept": "text/event-stream"}
+    front.backend.gate.passes = 1
+    first = asyncio.create_task(front.client.post("/generate", json=REQUEST, headers=headers))
+    await eventually(lambda: front.backend.gate.waiting)
+    early = await send(front)
+    assert (early.status_code, early.json()["code"]) == (409, "in_flight")
+    front.backend.gate.open.set()
+    assert "event: completed" in (await first).text
+    assert (await send(front)).status_code == 200
+
+
+async def test_a_streamed_answer_whose_client_left_is_not_in_flight(front) -> None:
+    headers = {"Idempotency-Key": KEY, "Accept": "text/event-stream"}
+    front.backend.gate.passes = 1
+    first = asyncio.create_task(front.client.post("/generate", json=REQUEST, headers=headers))
+    await eventually(lambda: front.backend.gate.waiting)
+    first.cancel()
+    await eventually(lambda: not front.backend.running)
+    front.backend.gate.open.set()
+    while (again := await send(front)).status_code == 409:  # noqa: ASYNC110 (it is asked)
+        await asyncio.sleep(0)
+    assert again.status_code == 200
+
+
 async def test_a_request_that_failed_may_be_repeated_with_another_outcome(front) -> None:
     front.backend.gate.failure = NotReadyError("the engine is away")
     assert (await send(front)).status_code == 503
