@@ -239,6 +239,7 @@ class Worker:
         await self._stop_unwanted()
         self._metrics.job_parts_queued.set(await self._queue.length())
         self._metrics.jobs_unfinished.set(await self._board.unfinished())
+        await self._connection.check_room()
 
     async def _hear(self) -> None:
         """End the parts of jobs that were stopped; `_beat` makes up for messages that are lost."""
