@@ -18,7 +18,7 @@ from gmem_generator.jobs.queue import ASSEMBLY, Entry, Queue
 from gmem_generator.jobs.record import Job
 from gmem_generator.metrics import Metrics
 from gmem_generator.schemas import GenerateRequest, Memory, Version
-from gmem_shared.errors import ConflictError, OverloadedError, UnknownJobError
+from gmem_shared.errors import ConflictError, OverloadedError, OverQuotaError, UnknownJobError
 from gmem_shared.settings import JobsSettings, RedisSettings
 from tests.support.redis import running_redis
 
@@ -51,13 +51,19 @@ class Office:
         self.queue = Queue(self.connection, CLAIM_SECONDS, lambda: float(next(ticks)))
         self.board = Board(self.connection, self.queue, jobs, lambda: self.now)
 
-    async def submit(self, job_id: str = "j", owner: str = "o", note: Note | None = None) -> None:
+    async def submit(
+        self,
+        job_id: str = "j",
+        owner: str = "o",
+        note: Note | None = None,
+        request: GenerateRequest = REQUEST,
+    ) -> None:
         model = Version(name="digits", seq=1, digest="sha256-0")
         job = Job(
             id=job_id, owner=owner, images=40, part_images=8, model=model, bank=None,
             created=self.now,
         )  # fmt: skip
-        self.known = await self.board.submit(job, REQUEST, note)
+        self.known = await self.board.submit(job, request, note)
 
     async def take(self) -> Entry | None:
         while await self.queue.length():
@@ -192,6 +198,24 @@ class Contract:
             await office.submit("late")
         await office.board.cancel("job0", "o")
         await office.submit("late")
+        with pytest.raises(OverloadedError):
+            await office.board.resume("job0", "o", frozenset())
+
+    async def test_the_jobs_of_one_owner_take_so_much_memory_until_they_are_forgotten(
+        self, office
+    ) -> None:
+        large = GenerateRequest(memory=Memory(exclude=[2**50 + n for n in range(65536)]))
+        await office.submit("large", request=large)
+        await office.board.cancel("large", "o")
+        office.now += timedelta(minutes=50)
+        with pytest.raises(OverQuotaError, match="memory") as refused:
+            await office.submit("late", request=large)
+        assert refused.value.retry_after_seconds == 600
+        await office.submit("of another", "other", request=large)
+        office.now += timedelta(minutes=10)
+        for _ in range(2):
+            assert await office.board.forget("large")
+        await office.submit("late", request=large)
 
     async def test_a_job_is_forgotten_when_it_was_kept_long_enough(self, office) -> None:
         await office.submit()
@@ -232,7 +256,7 @@ class Contract:
 class TestStandIn(Contract):
     @pytest.fixture
     async def office(self) -> AsyncIterator[Office]:
-        office = Office("memory://", max_unfinished=3, keep_seconds=3600)
+        office = Office("memory://", max_unfinished=3, keep_seconds=3600, kept_bytes=2 << 20)
         yield office
         await office.connection.close()
 
@@ -241,7 +265,7 @@ class TestStandIn(Contract):
 class TestRedis(Contract):
     @pytest.fixture
     async def office(self, server) -> AsyncIterator[Office]:
-        office = Office(server, max_unfinished=3, keep_seconds=3600)
+        office = Office(server, max_unfinished=3, keep_seconds=3600, kept_bytes=2 << 20)
         async with office.connection.calling() as redis:
             await redis.flushall()
         yield office

@@ -2,8 +2,9 @@
 
 ::
 
-    gmem:job:<id>            hash: state (`Job`), request (pinned, never changes)
+    gmem:job:<id>            hash: state (`Job`), request (pinned, never changes), bytes
     gmem:jobs:of:<owner>     sorted set: ids by time of submission
+    gmem:jobs:bytes          hash: sum of bytes by owner
     gmem:jobs:unfinished     set: ids
     gmem:jobs:kept           sorted set: ids of ended jobs by when they are to be forgotten
     gmem:jobs:stopped        channel: ids of jobs that were cancelled or failed
@@ -18,20 +19,22 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from gmem_generator.jobs.connection import Connection, Pipeline
+from gmem_generator.jobs.connection import Client, Connection, Pipeline
 from gmem_generator.jobs.queue import ASSEMBLY, Entry, Queue
 from gmem_generator.jobs.record import Job
 from gmem_generator.schemas import GenerateBody, GenerateRequest, ReplayRequest
-from gmem_shared.errors import OverloadedError, UnknownJobError
+from gmem_shared.errors import OverloadedError, OverQuotaError, UnknownJobError
 from gmem_shared.settings import JobsSettings
 
 Request = GenerateRequest | ReplayRequest
 
 _UNFINISHED = "gmem:jobs:unfinished"
 _KEPT = "gmem:jobs:kept"
+_BYTES = "gmem:jobs:bytes"
 _STOPPED = "gmem:jobs:stopped"
 _FULL_SECONDS = 60.0
 _SWEEP = 100
+_STATE_BYTES, _PART_BYTES = 1024, 8
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(GenerateBody)
 
@@ -77,24 +80,29 @@ class Board:
 
         Raises:
             OverloadedError: There are too many unfinished jobs.
+            OverQuotaError: The owner has too many jobs, or too large ones.
         """
+        text = written(request)
+        size = _STATE_BYTES + len(text) + _PART_BYTES * job.parts
 
         async def transact(pipe: Pipeline) -> bytes | None:
+            if await pipe.exists(_key(job.id)):
+                return None  # the reply to the first try was lost
             if note is not None and (known := await pipe.get(note.key)) is not None:
                 return bytes(known)
-            if await pipe.scard(_UNFINISHED) >= self._settings.max_unfinished:
-                raise self._full()
+            await self._check_unfinished(pipe)
+            await self._check_kept(pipe, job.owner, size)
             pipe.multi()
             if note is not None:
                 pipe.set(note.key, note.text, ex=note.seconds)
             state = self._offered(job, pipe).model_dump_json()
-            pipe.hset(_key(job.id), "request", written(request))
-            pipe.hset(_key(job.id), "state", state)
+            pipe.hset(_key(job.id), mapping={"request": text, "state": state, "bytes": size})
+            pipe.hincrby(_BYTES, job.owner, size)
             pipe.zadd(_of(job.owner), {job.id: job.created.timestamp()})
             pipe.sadd(_UNFINISHED, job.id)
             return None
 
-        watched = [_key(job.id)] if note is None else [note.key]
+        watched = [_key(job.id), *([] if note is None else [note.key])]
         async with self._connection.calling() as redis:
             known: bytes | None = await redis.transaction(
                 transact, *watched, value_from_callable=True
@@ -199,11 +207,14 @@ class Board:
         Raises:
             UnknownJobError: The owner has none of this id.
             ConflictError: It is still running, or succeeded.
+            OverloadedError: There are too many unfinished jobs.
         """
 
         def resumed(job: Job, pipe: Pipeline) -> Job:
             return self._offered(job.resume(stored), pipe)
 
+        async with self._connection.calling() as redis:
+            await self._check_unfinished(redis)
         return await self._change(job_id, resumed, owner)
 
     async def stopped(self) -> AsyncIterator[str]:
@@ -242,10 +253,12 @@ class Board:
             until = await pipe.zscore(_KEPT, job_id)
             if until is None or until > self._clock().timestamp():
                 return False
-            state = await pipe.hget(_key(job_id), "state")
+            state, size = await pipe.hmget(_key(job_id), "state", "bytes")
             pipe.multi()
             if state is not None:
-                pipe.zrem(_of(Job.model_validate_json(state).owner), job_id)
+                owner = Job.model_validate_json(state).owner
+                pipe.zrem(_of(owner), job_id)
+                pipe.hincrby(_BYTES, owner, -int(size))
                 pipe.delete(_key(job_id))
             return True
 
@@ -263,11 +276,26 @@ class Board:
             self._queue.remove(pipe, entry)
             await pipe.execute()
 
-    def _full(self) -> OverloadedError:
-        return OverloadedError(
-            f"expected fewer than {self._settings.max_unfinished} unfinished jobs, found no room "
-            "for one more; try again later",
-            retry_after_seconds=_FULL_SECONDS,
+    async def _check_unfinished(self, redis: Client) -> None:
+        if await redis.scard(_UNFINISHED) >= self._settings.max_unfinished:
+            raise OverloadedError(
+                f"expected fewer than {self._settings.max_unfinished} unfinished jobs, found no "
+                "room for one more; try again later",
+                retry_after_seconds=_FULL_SECONDS,
+            )
+
+    async def _check_kept(self, redis: Client, owner: str, size: int) -> None:
+        taken, most = int(await redis.hget(_BYTES, owner) or 0), self._settings.kept_bytes
+        if taken + size <= most:
+            return
+        oldest = await redis.zrange(_of(owner), 0, 0)
+        until = await redis.zscore(_KEPT, oldest[0]) if oldest else None
+        wait = 0.0 if until is None else until - self._clock().timestamp()
+        raise OverQuotaError(
+            f"expected your jobs to take at most {most} bytes of memory, found {taken} taken and "
+            f"{size} more asked for; a job gives them back {self._settings.keep_seconds:.0f} s "
+            "after its end",
+            retry_after_seconds=max(_FULL_SECONDS, wait),
         )
 
     def _begun(self, job: Job, _: Pipeline) -> Job:
