@@ -2,7 +2,8 @@
 
 ::
 
-    gmem:job:<id>            hash: state (`Job`), request (pinned, never changes), bytes
+    gmem:job:<id>            hash: state (`Job`), changed_by (token of the last change),
+                             request (pinned, never changes), bytes (that it counts)
     gmem:jobs:of:<owner>     sorted set: ids by time of submission
     gmem:jobs:bytes          hash: sum of bytes by owner
     gmem:jobs:unfinished     set: ids
@@ -12,19 +13,24 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
+import structlog
 from pydantic import TypeAdapter
 
 from gmem_generator.jobs.connection import Client, Connection, Pipeline
 from gmem_generator.jobs.queue import ASSEMBLY, Entry, Queue
 from gmem_generator.jobs.record import Job
+from gmem_generator.metrics import Metrics
 from gmem_generator.schemas import GenerateBody, GenerateRequest, ReplayRequest
 from gmem_shared.errors import OverloadedError, OverQuotaError, UnknownJobError
 from gmem_shared.settings import JobsSettings
+
+_log = structlog.get_logger(__name__)
 
 Request = GenerateRequest | ReplayRequest
 
@@ -52,6 +58,7 @@ class Board:
     """The jobs. Every method may raise `NotReadyError`: Redis is away.
 
     Args:
+        metrics: Count the jobs that end, each once, whoever ends it.
         clock: The time of day.
     """
 
@@ -60,11 +67,13 @@ class Board:
         connection: Connection,
         queue: Queue,
         settings: JobsSettings,
+        metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
         self._connection = connection
         self._queue = queue
         self._settings = settings
+        self._metrics = metrics
         self._clock = clock
 
     async def submit(self, job: Job, request: Request, note: Note | None = None) -> bytes | None:
@@ -181,13 +190,6 @@ class Board:
             return job.end("failed", self._clock(), problem) if wanted(job, entry) else job
 
         return await self._change(entry.job, failed)
-
-    async def put_back(self, entry: Entry, *, attempt: int) -> None:
-        """Offer a part again, at the end of the queue."""
-        async with self._connection.calling() as redis, redis.pipeline(transaction=True) as pipe:
-            self._queue.remove(pipe, entry)
-            self._queue.add(pipe, Entry(entry.job, entry.run, entry.part, attempt))
-            await pipe.execute()
 
     async def cancel(self, job_id: str, owner: str) -> Job:
         """End a job; one that has ended stays as it is.
@@ -317,19 +319,32 @@ class Board:
         self, job_id: str, change: Callable[[Job, Pipeline], Job], owner: str | None = None
     ) -> Job:
         """Replace a job's state by what ``change`` makes of it, with what that queues."""
+        token = secrets.token_bytes(8)
+        tried: tuple[Job, Job] | None = None
 
-        async def transact(pipe: Pipeline) -> Job:
-            before = _owned(job_id, await pipe.hget(_key(job_id), "state"), owner)
+        async def transact(pipe: Pipeline) -> tuple[Job, Job]:
+            nonlocal tried
+            state, changed_by = await pipe.hmget(_key(job_id), "state", "changed_by")
+            if tried is not None and changed_by == token:
+                return tried  # it was done, and the reply lost
+            before = _owned(job_id, state, owner)
             pipe.multi()
             after = change(before, pipe)
             if after is not before:
-                pipe.hset(_key(job_id), "state", after.model_dump_json())
+                now = {"state": after.model_dump_json(), "changed_by": token}
+                pipe.hset(_key(job_id), mapping=now)
                 self._account(before, after, pipe)
-            return after
+            tried = before, after
+            return tried
 
         async with self._connection.calling() as redis:
-            after: Job = await redis.transaction(transact, _key(job_id), value_from_callable=True)
-        return after
+            before, after = await redis.transaction(
+                transact, _key(job_id), value_from_callable=True
+            )
+        if after.ended and not before.ended:
+            self._metrics.jobs.labels(after.status).inc()
+            _log.info("job.ended", job=after.id, status=after.status, images=after.images_done)
+        return cast("Job", after)
 
     def _account(self, before: Job, after: Job, pipe: Pipeline) -> None:
         """Keep the sets of unfinished and of ended jobs."""

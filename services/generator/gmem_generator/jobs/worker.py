@@ -179,7 +179,6 @@ class Worker:
     async def _finished(self, entry: Entry) -> None:
         job = await self._insist(self._board.finish, entry)
         if entry.part == ASSEMBLY and job.status == "succeeded":
-            self._ended(job)
             with suppress(StorageError):  # they go with the job
                 await self._maker.clear(job)
 
@@ -189,27 +188,20 @@ class Worker:
             error = InternalError("a defect; the log of the front end has the details")
         _log.warning("job.part.failed", job=entry.job, part=entry.part, error=error.detail)
         if isinstance(error, _PASSING):
-            await self._insist(self._board.put_back, entry, attempt=entry.attempt)
+            await self._insist(self._queue.put_back, entry, attempt=entry.attempt)
             return "put_off"
         if status_of(error).http >= 500 and entry.attempt < self._settings.max_attempts:
-            await self._insist(self._board.put_back, entry, attempt=entry.attempt + 1)
+            await self._insist(self._queue.put_back, entry, attempt=entry.attempt + 1)
             return "retried"
-        problem = to_problem(error)
-        job = await self._insist(self._board.fail, entry, problem)
-        if job.problem == problem:
-            self._ended(job)
+        await self._insist(self._board.fail, entry, to_problem(error))
         return "failed"
 
     async def _give_back(self, entry: Entry) -> str:
         """Leave a part to others, unless nobody wants it any more."""
         if await self._insist(self._board.begin, entry) is None:
             return "dropped"
-        await self._insist(self._board.put_back, entry, attempt=entry.attempt)
+        await self._insist(self._queue.put_back, entry, attempt=entry.attempt)
         return "given_back"
-
-    def _ended(self, job: Job) -> None:
-        self._metrics.jobs.labels(job.status).inc()
-        _log.info("job.ended", job=job.id, status=job.status, images=job.images_done)
 
     async def _insist(
         self, call: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs

@@ -62,7 +62,7 @@ def router(office: Office) -> APIRouter:
         """Cancel a job, if it has not ended; it stops at its next network evaluation."""
         return await _answer(office, await office.cancel(id, caller(request.scope)))
 
-    @api.post("/{id}/resume", status_code=202, responses=problem_responses(404, 409, 422, 503))
+    @api.post("/{id}/resume", status_code=202, responses=problem_responses(404, 409, 422, 429, 503))
     async def resume_job(request: Request, id: JobId) -> JobAnswer:
         """Go on with a job that failed or was cancelled, where it stopped."""
         return await _answer(office, await office.resume(id, caller(request.scope)))
