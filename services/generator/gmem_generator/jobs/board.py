@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 
 from gmem_generator.jobs.connection import Client, Connection, Pipeline
 from gmem_generator.jobs.queue import ASSEMBLY, Entry, Queue
-from gmem_generator.jobs.record import Job
+from gmem_generator.jobs.record import Job, of_newer_release
 from gmem_generator.metrics import Metrics
 from gmem_generator.schemas import GenerateBody, GenerateRequest, ReplayRequest
 from gmem_shared.errors import OverloadedError, OverQuotaError, UnknownJobError
@@ -55,7 +55,7 @@ class Note:
 
 
 class Board:
-    """The jobs. Every method may raise `NotReadyError`: Redis is away.
+    """The jobs. Every method may raise `NotReadyError`: Redis is away, or keeps a newer record.
 
     Args:
         metrics: Count the jobs that end, each once, whoever ends it.
@@ -138,7 +138,8 @@ class Board:
             text = await redis.hget(_key(job_id), "request")
         if text is None:
             raise _unknown(job_id)
-        return _REQUEST.validate_json(text)
+        with of_newer_release():
+            return _REQUEST.validate_json(text)
 
     async def newest(self, owner: str, offset: int, limit: int) -> tuple[list[Job], int]:
         """Return some jobs of an owner, newest first, and how many there are."""
@@ -149,7 +150,7 @@ class Board:
                 for job_id in ids:
                     pipe.hget(_key(job_id.decode()), "state")
                 states = await pipe.execute()
-        return [Job.model_validate_json(state) for state in states if state], total
+        return [Job.read(state) for state in states if state], total
 
     async def begin(self, entry: Entry) -> Job | None:
         """Return the job of a part that was taken, or drop the part if it is wanted no more."""
@@ -258,7 +259,7 @@ class Board:
             state, size = await pipe.hmget(_key(job_id), "state", "bytes")
             pipe.multi()
             if state is not None:
-                owner = Job.model_validate_json(state).owner
+                owner = Job.read(state).owner
                 pipe.zrem(_of(owner), job_id)
                 pipe.hincrby(_BYTES, owner, -int(size))
                 pipe.delete(_key(job_id))
@@ -378,7 +379,7 @@ def _of(owner: str) -> str:
 
 
 def _owned(job_id: str, state: bytes | None, owner: str | None) -> Job:
-    job = None if state is None else Job.model_validate_json(state)
+    job = None if state is None else Job.read(state)
     if job is None or owner not in (None, job.owner):
         raise _unknown(job_id)
     return job

@@ -19,10 +19,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict
-
-from gmem_generator.jobs.board import Note, Request
+from gmem_generator.jobs.board import Note, Request, written
 from gmem_generator.jobs.connection import Connection, Pipeline
+from gmem_generator.jobs.record import Record, of_newer_release
 from gmem_shared.errors import InFlightError, KeyReusedError, NotReadyError
 from gmem_shared.settings import JobsSettings
 
@@ -36,7 +35,8 @@ _RENEW_SECONDS = 1.0
 class Key:
     """An idempotency key of a caller, and the request it came with.
 
-    ``fingerprint`` tells requests apart: another body, or a job instead of an answer.
+    ``fingerprint`` tells requests apart: another body, or a job instead of an answer. What a body
+    does not say is no part of it, so that it outlives a release that adds a field.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Key:
     def of(cls, owner: str, key: str, request: Request, *, job: bool) -> Key:
         """Make the key of a request."""
         hashed = hashlib.sha256(key.encode()).hexdigest()
-        text = f"{'job' if job else 'answer'} {request.model_dump_json()}"
+        text = f"{'job' if job else 'answer'} {written(request)}"
         return cls(f"gmem:key:{owner}:{hashed}", hashlib.sha256(text.encode()).hexdigest())
 
 
-class Memory(BaseModel):
+class Memory(Record):
     """What a key stands for: an answer to a pinned request, or a job.
 
     Attributes:
@@ -58,15 +58,20 @@ class Memory(BaseModel):
             which may be large, comes again with whoever repeats it.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     fingerprint: str
     chosen: dict[str, Any] | None = None
     job: str | None = None
 
     def pin(self, request: Request) -> Request:
-        """Pin a request that came again as the first was."""
-        return request.model_copy(update=self.chosen)
+        """Pin a request that came again as the first was.
+
+        Raises:
+            NewerRecordError: A newer release chose something that this one knows nothing of.
+        """
+        with of_newer_release():
+            return type(request).model_validate(
+                request.model_dump(exclude_unset=True) | (self.chosen or {})
+            )
 
 
 class Idempotency:
@@ -82,15 +87,16 @@ class Idempotency:
     ) -> Note:
         """Return what is to be remembered under a key."""
         memory = Memory(fingerprint=key.fingerprint, chosen=chosen, job=job)
-        return Note(key.name, memory.model_dump_json(exclude_defaults=True), self._seconds)
+        return Note(key.name, memory.model_dump_json(exclude_none=True), self._seconds)
 
     def recall(self, key: Key, text: bytes) -> Memory:
         """Read what is remembered under a key.
 
         Raises:
             KeyReusedError: It came with another request.
+            NewerRecordError: A newer release remembered it.
         """
-        memory = Memory.model_validate_json(text)
+        memory = Memory.read(text)
         if memory.fingerprint != key.fingerprint:
             raise KeyReusedError(
                 "expected an 'Idempotency-Key' that was not used before, or the request it was "

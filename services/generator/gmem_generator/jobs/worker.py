@@ -8,7 +8,12 @@ from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    wait_random_exponential,
+)
 
 from gmem_generator.admission import Admission
 from gmem_generator.jobs.board import Board, wanted
@@ -21,6 +26,7 @@ from gmem_generator.metrics import Metrics
 from gmem_shared.errors import (
     GmemError,
     InternalError,
+    NewerRecordError,
     NotReadyError,
     OverloadedError,
     StorageError,
@@ -158,6 +164,9 @@ class Worker:
             await self._finished(entry)
         except UnknownJobError:  # Redis lost it
             return "dropped"
+        except NewerRecordError:  # front ends of the newer release will take it
+            await self._insist(self._queue.put_back, entry, attempt=entry.attempt)
+            return "put_off"
         finally:
             self._running.pop(entry, None)
         return "made" if making.result() else "found"
@@ -208,7 +217,8 @@ class Worker:
     ) -> _T:
         """Call until Redis answers, or this ends: whoever claims the part then does it again."""
         attempts = AsyncRetrying(
-            retry=retry_if_exception_type(NotReadyError),
+            retry=retry_if_exception_type(NotReadyError)
+            & retry_if_not_exception_type(NewerRecordError),
             stop=lambda _: self._closing.is_set(),
             wait=wait_random_exponential(multiplier=0.1, max=2),
             reraise=True,
@@ -251,6 +261,8 @@ class Worker:
                     self._stop([entry])
             except UnknownJobError:
                 self._stop([entry])
+            except NewerRecordError as error:  # it goes on until it is to be accounted for
+                _log.warning("job.record.newer", job=entry.job, error=error.detail)
 
     def _stop(self, entries: Iterable[Entry]) -> None:
         for entry in list(entries):
@@ -272,7 +284,7 @@ class Worker:
             if await self._board.forget(job_id):
                 await asyncio.to_thread(self._results.delete, job_id)
                 await self._board.forgotten(job_id)
-        except StorageError as error:
+        except (StorageError, NewerRecordError) as error:
             _log.warning("job.delete.failed", job=job_id, error=error.detail)
             return False
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -151,6 +152,19 @@ async def test_a_part_of_a_job_that_is_gone_is_dropped(bench) -> None:
     bench.worker.start()
     await eventually(lambda: bench.count("dropped"))
     assert (bench.maker.parts, await bench.queue.length()) == ([], 0)
+
+
+@pytest.mark.parametrize(("field", "added"), [("request", {"hue": 0.5}), ("state", {"format": 2})])
+async def test_a_part_of_a_newer_release_is_left_to_its_front_ends(bench, field, added) -> None:
+    await bench.queue.put_back(await bench.submit(), attempt=1)
+    async with bench.connection.calling() as redis:
+        known = await redis.hget("gmem:job:j", field)
+        await redis.hset("gmem:job:j", field, json.dumps(json.loads(known) | added))
+        bench.worker.start()
+        await eventually(lambda: bench.count("put_off"))
+        assert (bench.maker.parts, await bench.queue.length()) == ([], 1)
+        await redis.hset("gmem:job:j", field, known)
+    assert (await bench.outcome()).status == "succeeded"
 
 
 async def test_a_defect_of_ours_is_a_problem_without_its_details(bench) -> None:
