@@ -70,6 +70,7 @@ async def test_the_pinned_request_makes_the_same_images_after_the_bank_has_moved
     job = await front.ended(submitted["id"])
     front.bank.publish()
     again = await front.client.post("/generate", json=job["request"])
+    assert [task.priority for task in front.backend.tasks] == ["batch", "interactive"]
     assert same_as(await result(front, job), again)
     assert again.json()["bank"] == job["bank"]
     assert again.json()["model"] == job["model"]
