@@ -22,6 +22,7 @@ GmemError
 ├── OverloadedError          429  with ``retry_after_seconds``
 ├── OverQuotaError           429  with ``retry_after_seconds`` and the limit that was reached
 ├── NotReadyError            503  with a reason and ``retry_after_seconds``
+│   └── NewerRecordError          a newer release wrote what is kept of a job or key
 ├── CorruptVersionError      503  bytes in the store are not the published ones
 ├── UntrustedVersionError    503  nobody who is trusted signed the version
 ├── StorageError             503  the object store does not answer
@@ -270,6 +271,13 @@ class NotReadyError(GmemError):
 
     code = "not_ready"
     title = "Not ready"
+
+
+class NewerRecordError(NotReadyError):
+    """What is kept of a job or an idempotency key is in a format of a newer release."""
+
+    code = "newer_record"
+    title = "The record needs another release"
 
 
 class CorruptVersionError(GmemError):

@@ -345,6 +345,10 @@ class JobsSettings(Section):
     keep_seconds: float = Field(default=7 * 86_400.0, gt=0)
     """How long a job and its result are kept after its end."""
 
+    kept_bytes: int = Field(default=32 << 20, ge=1 << 20)
+    """Most memory of Redis for the jobs of one caller, ended ones too; beyond, submissions get 429.
+    A job takes 1 KiB, its request, and 8 bytes for each part."""
+
     presigned_links: bool = True
     """Whether clients fetch results from S3 itself; else, or where the store has no such links,
     from the front end."""

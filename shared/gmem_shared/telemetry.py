@@ -147,7 +147,9 @@ GENERATOR_JOB_PARTS_QUEUED = MetricSpec(
 GENERATOR_JOB_IMAGES = MetricSpec(
     "gmem_generator_job_images_total", "Images made for jobs and stored."
 )
-GENERATOR_REDIS_UP = MetricSpec("gmem_generator_redis_up", "1 when Redis answered last time.")
+GENERATOR_REDIS_UP = MetricSpec(
+    "gmem_generator_redis_up", "1 when Redis answered last time and has room."
+)
 
 ENGINE_EVALUATION_ROWS = MetricSpec(
     "gmem_engine_evaluation_rows", "Rows in one network evaluation.", (), ROWS

@@ -120,9 +120,7 @@ def create_app(
     app.state.drain, app.state.readiness = drain, readiness
     problems.install(app)
     openapi.install(app, num_images=max_images, num_steps=settings.engine.max_steps)
-    generation = Generation(
-        pipeline, quota, metrics, admission.gate, jobs, ours.default_deadline_ms
-    )
+    generation = Generation(pipeline, quota, metrics, admission.gate, jobs)
     generating = generate.router(generation, ours.max_body_bytes)
     app.include_router(generating)
     app.include_router(jobs_routes.router(jobs.office, quota))

@@ -33,6 +33,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _CLOUDS = ("s3", "gs", "az")
+_REMEMBERED_FOLDERS = 4096
 _LINKING = (obstore.store.S3Store, obstore.store.GCSStore, obstore.store.AzureStore)
 _ALWAYS_EXPIRED = datetime.fromtimestamp(0, UTC)
 """So that obstore asks for credentials again and sees that a file has changed."""
@@ -247,7 +248,8 @@ class LocalObjects(ObstoreObjects):
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
-        self._durable: set[Path] = set()
+        # Once per folder, as far as one remembers; a folder that is synced again is none the worse.
+        self._make_durable = functools.lru_cache(_REMEMBERED_FOLDERS)(self._sync_above)
         try:
             super().__init__(obstore.store.LocalStore(self._root, mkdir=True))
         except (BaseError, OSError) as error:
@@ -285,17 +287,14 @@ class LocalObjects(ObstoreObjects):
         except BaseException:  # whatever it is: nothing of it may stay
             target.unlink(missing_ok=True)
             raise
-        self._sync_folders(target.parent)
+        sync_folder(target.parent)
+        self._make_durable(target.parent)
 
-    def _sync_folders(self, folder: Path) -> None:
-        """Make the new name durable, and once per process the folders that lead to it."""
-        sync_folder(folder)
-        led = []
-        while folder != self._root and folder not in self._durable:
-            led.append(folder)
-            folder = folder.parent
-            sync_folder(folder)
-        self._durable.update(led)
+    def _sync_above(self, folder: Path) -> None:
+        """Make the names of a folder, and of those that lead to it, survive a power cut."""
+        if folder != self._root:
+            sync_folder(folder.parent)
+            self._make_durable(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 
 from gmem_shared.errors import InvalidRequestError, NotFoundError
@@ -95,6 +96,8 @@ class Results:
         paths = [info.path for info in self._objects.scan(folder)]
         if paths:
             self._objects.delete(paths)
+        if (local := self._objects.local_path(folder)) is not None:
+            shutil.rmtree(local, ignore_errors=True)  # an object store has no folders to be left
 
 
 def _folder(job: str) -> str:

@@ -2,8 +2,10 @@
 
 ::
 
-    gmem:job:<id>            hash: state (`Job`), request (pinned, never changes)
+    gmem:job:<id>            hash: state (`Job`), changed_by (token of the last change),
+                             request (pinned, never changes), bytes (that it counts)
     gmem:jobs:of:<owner>     sorted set: ids by time of submission
+    gmem:jobs:bytes          hash: sum of bytes by owner
     gmem:jobs:unfinished     set: ids
     gmem:jobs:kept           sorted set: ids of ended jobs by when they are to be forgotten
     gmem:jobs:stopped        channel: ids of jobs that were cancelled or failed
@@ -11,27 +13,34 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
+import structlog
 from pydantic import TypeAdapter
 
-from gmem_generator.jobs.connection import Connection, Pipeline
+from gmem_generator.jobs.connection import Client, Connection, Pipeline
 from gmem_generator.jobs.queue import ASSEMBLY, Entry, Queue
-from gmem_generator.jobs.record import Job
+from gmem_generator.jobs.record import Job, of_newer_release
+from gmem_generator.metrics import Metrics
 from gmem_generator.schemas import GenerateBody, GenerateRequest, ReplayRequest
-from gmem_shared.errors import OverloadedError, UnknownJobError
+from gmem_shared.errors import OverloadedError, OverQuotaError, UnknownJobError
 from gmem_shared.settings import JobsSettings
+
+_log = structlog.get_logger(__name__)
 
 Request = GenerateRequest | ReplayRequest
 
 _UNFINISHED = "gmem:jobs:unfinished"
 _KEPT = "gmem:jobs:kept"
+_BYTES = "gmem:jobs:bytes"
 _STOPPED = "gmem:jobs:stopped"
 _FULL_SECONDS = 60.0
 _SWEEP = 100
+_STATE_BYTES, _PART_BYTES = 1024, 8
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(GenerateBody)
 
@@ -46,9 +55,10 @@ class Note:
 
 
 class Board:
-    """The jobs. Every method may raise `NotReadyError`: Redis is away.
+    """The jobs. Every method may raise `NotReadyError`: Redis is away, or keeps a newer record.
 
     Args:
+        metrics: Count the jobs that end, each once, whoever ends it.
         clock: The time of day.
     """
 
@@ -57,11 +67,13 @@ class Board:
         connection: Connection,
         queue: Queue,
         settings: JobsSettings,
+        metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
         self._connection = connection
         self._queue = queue
         self._settings = settings
+        self._metrics = metrics
         self._clock = clock
 
     async def submit(self, job: Job, request: Request, note: Note | None = None) -> bytes | None:
@@ -77,24 +89,29 @@ class Board:
 
         Raises:
             OverloadedError: There are too many unfinished jobs.
+            OverQuotaError: The owner has too many jobs, or too large ones.
         """
+        text = written(request)
+        size = _STATE_BYTES + len(text) + _PART_BYTES * job.parts
 
         async def transact(pipe: Pipeline) -> bytes | None:
+            if await pipe.exists(_key(job.id)):
+                return None  # the reply to the first try was lost
             if note is not None and (known := await pipe.get(note.key)) is not None:
                 return bytes(known)
-            if await pipe.scard(_UNFINISHED) >= self._settings.max_unfinished:
-                raise self._full()
+            await self._check_unfinished(pipe)
+            await self._check_kept(pipe, job.owner, size)
             pipe.multi()
             if note is not None:
                 pipe.set(note.key, note.text, ex=note.seconds)
             state = self._offered(job, pipe).model_dump_json()
-            pipe.hset(_key(job.id), "request", written(request))
-            pipe.hset(_key(job.id), "state", state)
+            pipe.hset(_key(job.id), mapping={"request": text, "state": state, "bytes": size})
+            pipe.hincrby(_BYTES, job.owner, size)
             pipe.zadd(_of(job.owner), {job.id: job.created.timestamp()})
             pipe.sadd(_UNFINISHED, job.id)
             return None
 
-        watched = [_key(job.id)] if note is None else [note.key]
+        watched = [_key(job.id), *([] if note is None else [note.key])]
         async with self._connection.calling() as redis:
             known: bytes | None = await redis.transaction(
                 transact, *watched, value_from_callable=True
@@ -121,7 +138,8 @@ class Board:
             text = await redis.hget(_key(job_id), "request")
         if text is None:
             raise _unknown(job_id)
-        return _REQUEST.validate_json(text)
+        with of_newer_release():
+            return _REQUEST.validate_json(text)
 
     async def newest(self, owner: str, offset: int, limit: int) -> tuple[list[Job], int]:
         """Return some jobs of an owner, newest first, and how many there are."""
@@ -132,7 +150,7 @@ class Board:
                 for job_id in ids:
                     pipe.hget(_key(job_id.decode()), "state")
                 states = await pipe.execute()
-        return [Job.model_validate_json(state) for state in states if state], total
+        return [Job.read(state) for state in states if state], total
 
     async def begin(self, entry: Entry) -> Job | None:
         """Return the job of a part that was taken, or drop the part if it is wanted no more."""
@@ -174,13 +192,6 @@ class Board:
 
         return await self._change(entry.job, failed)
 
-    async def put_back(self, entry: Entry, *, attempt: int) -> None:
-        """Offer a part again, at the end of the queue."""
-        async with self._connection.calling() as redis, redis.pipeline(transaction=True) as pipe:
-            self._queue.remove(pipe, entry)
-            self._queue.add(pipe, Entry(entry.job, entry.run, entry.part, attempt))
-            await pipe.execute()
-
     async def cancel(self, job_id: str, owner: str) -> Job:
         """End a job; one that has ended stays as it is.
 
@@ -199,11 +210,14 @@ class Board:
         Raises:
             UnknownJobError: The owner has none of this id.
             ConflictError: It is still running, or succeeded.
+            OverloadedError: There are too many unfinished jobs.
         """
 
         def resumed(job: Job, pipe: Pipeline) -> Job:
             return self._offered(job.resume(stored), pipe)
 
+        async with self._connection.calling() as redis:
+            await self._check_unfinished(redis)
         return await self._change(job_id, resumed, owner)
 
     async def stopped(self) -> AsyncIterator[str]:
@@ -222,28 +236,38 @@ class Board:
         async with self._connection.calling() as redis:
             return int(await redis.scard(_UNFINISHED))
 
-    async def outdated(self) -> list[str]:
-        """Return some jobs that were kept long enough."""
+    async def outdated(self, skip: int = 0) -> list[str]:
+        """Return some jobs that were kept long enough, without the first ``skip`` of them."""
         async with self._connection.calling() as redis:
             now = self._clock().timestamp()
-            found = await redis.zrangebyscore(_KEPT, "-inf", now, start=0, num=_SWEEP)
+            found = await redis.zrangebyscore(_KEPT, "-inf", now, start=skip, num=_SWEEP)
         return [job_id.decode() for job_id in found]
 
-    async def forget(self, job_id: str) -> None:
-        """Delete a job, but for the note that it is outdated; `forgotten` deletes that.
+    async def forget(self, job_id: str) -> bool:
+        """Delete an outdated job, but for the note that it is; `forgotten` deletes that.
 
         Between the two, its files are deleted: whoever crashes there leaves the note to others.
+
+        Returns:
+            Whether it is gone, so that its files are nobody's; not if it was resumed meanwhile.
         """
+
+        async def transact(pipe: Pipeline) -> bool:
+            until = await pipe.zscore(_KEPT, job_id)
+            if until is None or until > self._clock().timestamp():
+                return False
+            state, size = await pipe.hmget(_key(job_id), "state", "bytes")
+            pipe.multi()
+            if state is not None:
+                owner = Job.read(state).owner
+                pipe.zrem(_of(owner), job_id)
+                pipe.hincrby(_BYTES, owner, -int(size))
+                pipe.delete(_key(job_id))
+            return True
+
         async with self._connection.calling() as redis:
-
-            async def transact(pipe: Pipeline) -> None:
-                state = await pipe.hget(_key(job_id), "state")
-                pipe.multi()
-                if state is not None and (job := Job.model_validate_json(state)).ended:
-                    pipe.zrem(_of(job.owner), job_id)
-                    pipe.delete(_key(job_id))
-
-            await redis.transaction(transact, _key(job_id))
+            gone: bool = await redis.transaction(transact, _key(job_id), value_from_callable=True)
+        return gone
 
     async def forgotten(self, job_id: str) -> None:
         """Note that nothing is left of a job."""
@@ -255,11 +279,26 @@ class Board:
             self._queue.remove(pipe, entry)
             await pipe.execute()
 
-    def _full(self) -> OverloadedError:
-        return OverloadedError(
-            f"expected fewer than {self._settings.max_unfinished} unfinished jobs, found no room "
-            "for one more; try again later",
-            retry_after_seconds=_FULL_SECONDS,
+    async def _check_unfinished(self, redis: Client) -> None:
+        if await redis.scard(_UNFINISHED) >= self._settings.max_unfinished:
+            raise OverloadedError(
+                f"expected fewer than {self._settings.max_unfinished} unfinished jobs, found no "
+                "room for one more; try again later",
+                retry_after_seconds=_FULL_SECONDS,
+            )
+
+    async def _check_kept(self, redis: Client, owner: str, size: int) -> None:
+        taken, most = int(await redis.hget(_BYTES, owner) or 0), self._settings.kept_bytes
+        if taken + size <= most:
+            return
+        oldest = await redis.zrange(_of(owner), 0, 0)
+        until = await redis.zscore(_KEPT, oldest[0]) if oldest else None
+        wait = 0.0 if until is None else until - self._clock().timestamp()
+        raise OverQuotaError(
+            f"expected your jobs to take at most {most} bytes of memory, found {taken} taken and "
+            f"{size} more asked for; a job gives them back {self._settings.keep_seconds:.0f} s "
+            "after its end",
+            retry_after_seconds=max(_FULL_SECONDS, wait),
         )
 
     def _begun(self, job: Job, _: Pipeline) -> Job:
@@ -281,19 +320,32 @@ class Board:
         self, job_id: str, change: Callable[[Job, Pipeline], Job], owner: str | None = None
     ) -> Job:
         """Replace a job's state by what ``change`` makes of it, with what that queues."""
+        token = secrets.token_bytes(8)
+        tried: tuple[Job, Job] | None = None
 
-        async def transact(pipe: Pipeline) -> Job:
-            before = _owned(job_id, await pipe.hget(_key(job_id), "state"), owner)
+        async def transact(pipe: Pipeline) -> tuple[Job, Job]:
+            nonlocal tried
+            state, changed_by = await pipe.hmget(_key(job_id), "state", "changed_by")
+            if tried is not None and changed_by == token:
+                return tried  # it was done, and the reply lost
+            before = _owned(job_id, state, owner)
             pipe.multi()
             after = change(before, pipe)
             if after is not before:
-                pipe.hset(_key(job_id), "state", after.model_dump_json())
+                now = {"state": after.model_dump_json(), "changed_by": token}
+                pipe.hset(_key(job_id), mapping=now)
                 self._account(before, after, pipe)
-            return after
+            tried = before, after
+            return tried
 
         async with self._connection.calling() as redis:
-            after: Job = await redis.transaction(transact, _key(job_id), value_from_callable=True)
-        return after
+            before, after = await redis.transaction(
+                transact, _key(job_id), value_from_callable=True
+            )
+        if after.ended and not before.ended:
+            self._metrics.jobs.labels(after.status).inc()
+            _log.info("job.ended", job=after.id, status=after.status, images=after.images_done)
+        return cast("Job", after)
 
     def _account(self, before: Job, after: Job, pipe: Pipeline) -> None:
         """Keep the sets of unfinished and of ended jobs."""
@@ -327,7 +379,7 @@ def _of(owner: str) -> str:
 
 
 def _owned(job_id: str, state: bytes | None, owner: str | None) -> Job:
-    job = None if state is None else Job.model_validate_json(state)
+    job = None if state is None else Job.read(state)
     if job is None or owner not in (None, job.owner):
         raise _unknown(job_id)
     return job

@@ -45,11 +45,12 @@ class Connection:
         self._usable = self.shared or processes == 1
         self._up = metrics.redis_up
         self._problem: str | None = None
+        self._full = False
         self._up.set(self._usable)
 
     @property
     def problem(self) -> str | None:
-        """Why Redis counts as away, as of the last call."""
+        """Why Redis counts as away: did not answer the last call, or takes nothing more."""
         return self._problem
 
     @asynccontextmanager
@@ -70,18 +71,31 @@ class Connection:
                 await asyncio.to_thread(importlib.import_module, "fakeredis")  # half a second
             self._redis = self._redis or _connect(self._settings)
             self._used.set()
-        from redis.exceptions import RedisError  # takes 80 ms, which most starts need not pay
+        # This takes 80 ms, which most starts need not pay.
+        from redis.exceptions import OutOfMemoryError, RedisError
 
         try:
             yield self._redis
         except (RedisError, OSError, TimeoutError) as error:
+            self._full = self._full or isinstance(error, OutOfMemoryError)
             self._tell(f"{type(error).__name__}: {error}"[:200])
             raise NotReadyError(
                 f"expected an answer of Redis, which keeps jobs and idempotency keys, found "
                 f"{self._problem}; try again, or generate without either",
                 retry_after_seconds=_RETRY_AFTER_SECONDS,
             ) from error
-        self._tell(None)
+        if not self._full:
+            self._tell(None)
+
+    async def check_room(self) -> None:
+        """Find out whether Redis has room again: when it is full, it still answers most calls.
+
+        Raises:
+            NotReadyError: It has none, or is away.
+        """
+        async with self.calling() as redis:
+            await redis.set("gmem:room", b"", px=1)
+            self._full = False
 
     async def needed(self) -> None:
         """Return when there may be something: of the stand-in, when somebody has used it."""

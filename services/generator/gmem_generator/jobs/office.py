@@ -124,12 +124,7 @@ class Office:
         Raises:
             UnknownJobError: The owner has none of this id.
         """
-        before = await self._board.read(job_id, owner)
-        job = await self._board.cancel(job_id, owner)
-        if job.status == "cancelled" and before.ended is None:
-            self._metrics.jobs.labels("cancelled").inc()
-            _log.info("job.ended", job=job.id, status=job.status, images=job.images_done)
-        return job
+        return await self._board.cancel(job_id, owner)
 
     async def resume(self, job_id: str, owner: str, spend: Spend) -> Job:
         """Go on with a job that failed or was cancelled, from what is stored of it.

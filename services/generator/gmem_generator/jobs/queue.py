@@ -7,10 +7,13 @@ taker as long as that says so now and then; afterwards it goes to whoever asks n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gmem_generator.jobs.connection import Client, Connection, Pipeline
+
+_T = TypeVar("_T")
 
 ASSEMBLY = -1
 """The part that puts all others together."""
@@ -52,6 +55,7 @@ class Queue:
         self._claim_ms = int(claim_seconds * 1000)
         self._clock = clock
         self._look_again = 0.0
+        self._cursor = b"0-0"
 
     def add(self, pipe: Pipeline, entry: Entry) -> None:
         """Put a part at the end, as a step of a transaction."""
@@ -71,24 +75,8 @@ class Queue:
         Raises:
             NotReadyError: Redis is away.
         """
-        from redis.exceptions import ResponseError  # see `Connection`
-
         async with self._connection.calling() as redis:
-            try:
-                if self._clock() >= self._look_again:
-                    self._look_again = self._clock() + self._claim_ms / 3000
-                    if (abandoned := await self._claim(redis)) is not None:
-                        self._look_again = 0.0  # there may be more
-                        return abandoned
-                found = await redis.xreadgroup(
-                    _GROUP, _CONSUMER, {_STREAM: ">"}, count=1, block=self._connection.block_ms
-                )
-            except ResponseError as error:
-                if "NOGROUP" not in str(error):
-                    raise
-                await self._found(redis)
-                return None
-        return _entry(found[0][1][0]) if found else None
+            return await self._grouped(redis, self._next(redis))
 
     async def keep(self, entries: Collection[Entry]) -> None:
         """Say that these are still being worked on.
@@ -100,7 +88,25 @@ class Queue:
             return
         ids = [entry.id for entry in entries]
         async with self._connection.calling() as redis:
-            await redis.xclaim(_STREAM, _GROUP, _CONSUMER, 0, ids, justid=True)
+            kept = redis.xclaim(_STREAM, _GROUP, _CONSUMER, 0, ids, justid=True)
+            await self._grouped(redis, kept)
+
+    async def put_back(self, entry: Entry, *, attempt: int) -> None:
+        """Offer a part that was taken again, at the end; one that is in the stream no more is not.
+
+        Raises:
+            NotReadyError: Redis is away.
+        """
+
+        async def transact(pipe: Pipeline) -> None:
+            there = await pipe.xrange(_STREAM, entry.id, entry.id)
+            pipe.multi()
+            if there:  # else it was put back already, and the reply lost
+                self.remove(pipe, entry)
+                self.add(pipe, Entry(entry.job, entry.run, entry.part, attempt))
+
+        async with self._connection.calling() as redis:
+            await redis.transaction(transact, _STREAM)
 
     async def length(self) -> int:
         """Count the entries, waiting or taken.
@@ -111,17 +117,49 @@ class Queue:
         async with self._connection.calling() as redis:
             return int(await redis.xlen(_STREAM))
 
-    async def _claim(self, redis: Client) -> Entry | None:
-        """Take an entry over from somebody who is silent; each crash counts as an attempt."""
-        _, claimed, *_ = await redis.xautoclaim(
-            _STREAM, _GROUP, _CONSUMER, self._claim_ms, "0-0", count=1
+    async def _next(self, redis: Client) -> Entry | None:
+        return await self._abandoned(redis) or await self._new(redis)
+
+    async def _new(self, redis: Client) -> Entry | None:
+        """Take an entry that nobody had, if there is one in a moment."""
+        found = await redis.xreadgroup(
+            _GROUP, _CONSUMER, {_STREAM: ">"}, count=1, block=self._connection.block_ms
         )
+        return _entry(found[0][1][0]) if found else None
+
+    async def _abandoned(self, redis: Client) -> Entry | None:
+        """Take an entry over from somebody who is silent; each crash counts as an attempt.
+
+        One call looks at few of the taken entries, the next one at those that follow; after the
+        last one, nobody looks for a while.
+        """
+        if self._clock() < self._look_again:
+            return None
+        self._cursor, claimed, *_ = await redis.xautoclaim(
+            _STREAM, _GROUP, _CONSUMER, self._claim_ms, self._cursor, count=1
+        )
+        if self._cursor == b"0-0":
+            self._look_again = self._clock() + self._claim_ms / 3000
         if not claimed:
             return None
         entry = _entry(claimed[0])
-        (pending,) = await redis.xpending_range(_STREAM, _GROUP, entry.id, entry.id, 1)
-        crashes = pending["times_delivered"] - 1
+        pending = await redis.xpending_range(_STREAM, _GROUP, entry.id, entry.id, 1)
+        if not pending:  # its taker was not silent for ever, and is done with it
+            return None
+        crashes = pending[0]["times_delivered"] - 1
         return Entry(entry.job, entry.run, entry.part, entry.attempt + crashes, entry.id)
+
+    async def _grouped(self, redis: Client, call: Awaitable[_T]) -> _T | None:
+        """Return what a call does, or `None` if Redis lost the group, and all entries with it."""
+        from redis.exceptions import ResponseError  # see `Connection`
+
+        try:
+            return await call
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self._found(redis)
+            return None
 
     async def _found(self, redis: Client) -> None:
         from redis.exceptions import ResponseError

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gmem_generator.schemas import Version
-from gmem_shared.errors import ConflictError
+from gmem_shared.errors import ConflictError, NewerRecordError
+
+FORMAT = 1
+"""Of records; one more when older releases must not go by what a record says."""
+
+_RETRY_AFTER_SECONDS = 2.0
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Ending = Literal["succeeded", "failed", "cancelled"]
 
 
-class Job(BaseModel):
+class Record(BaseModel):
+    """Something kept in Redis, where front ends of several releases may find it.
+
+    Fields that a release does not know it leaves as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, text: bytes | str) -> Self:
+        """Read a record.
+
+        Raises:
+            NewerRecordError: It is one of a newer release.
+        """
+        with of_newer_release():
+            record = cls.model_validate_json(text)
+        if record.format > FORMAT:
+            raise _newer(f"format {record.format}")
+        return record
+
+
+class Job(Record):
     """A job, without its request.
 
     Attributes:
@@ -24,8 +55,6 @@ class Job(BaseModel):
         offered: Parts below this number were put into the queue in this run, if still missing.
         begun: When the first part of this run was taken, and how many images there were then.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     owner: str
@@ -106,3 +135,24 @@ class Job(BaseModel):
 
     def _with(self, **changes: Any) -> Job:
         return self.model_copy(update=changes)
+
+
+@contextmanager
+def of_newer_release() -> Iterator[None]:
+    """Take what cannot be read for something that a newer release wrote.
+
+    Raises:
+        NewerRecordError: Instead of `ValidationError`.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise _newer(f"{error.errors()[0]['msg']}: {error.errors()[0]['loc']}"[:200]) from error
+
+
+def _newer(found: str) -> NewerRecordError:
+    return NewerRecordError(
+        f"expected a record of format {FORMAT} or less, as this release writes them, found "
+        f"{found}; send the request again, a front end of the newer release will take it",
+        retry_after_seconds=_RETRY_AFTER_SECONDS,
+    )

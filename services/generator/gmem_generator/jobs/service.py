@@ -48,7 +48,7 @@ class Jobs:
         ours = settings.jobs
         connection = Connection(settings.redis, metrics, settings.generator.workers)
         queue = Queue(connection, ours.claim_seconds, clock)
-        board = Board(connection, queue, ours, time_of_day)
+        board = Board(connection, queue, ours, metrics, time_of_day)
         results = Results(settings.store)
         idempotency = Idempotency(connection, ours)
         office = Office(
@@ -58,7 +58,6 @@ class Jobs:
         worker = Worker(
             board, queue, Maker(pipeline, results), results,
             connection=connection, drain=drain, admission=admission, metrics=metrics, settings=ours,
-            clock=clock,
         )  # fmt: skip
         return cls(connection, office, idempotency, worker)
 

@@ -8,7 +8,12 @@ from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    wait_random_exponential,
+)
 
 from gmem_generator.admission import Admission
 from gmem_generator.jobs.board import Board, wanted
@@ -21,6 +26,7 @@ from gmem_generator.metrics import Metrics
 from gmem_shared.errors import (
     GmemError,
     InternalError,
+    NewerRecordError,
     NotReadyError,
     OverloadedError,
     StorageError,
@@ -42,7 +48,7 @@ _PASSING = (NotReadyError, OverloadedError, StorageError)
 _TICK_SECONDS = 0.1
 _BEAT_SECONDS = 5.0
 _YIELD_SECONDS = 0.05
-_SWEEP_BEATS = 12
+_SWEEP_SECONDS = 60.0
 _CLOSE_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
 
@@ -54,7 +60,6 @@ class Worker:
         connection: Whose queue it is.
         drain: When it begins, parts in the making are given back.
         admission: Parts are taken while it has places to spare.
-        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -69,7 +74,6 @@ class Worker:
         admission: Admission,
         metrics: Metrics,
         settings: JobsSettings,
-        clock: Callable[[], float],
     ) -> None:
         self._board = board
         self._queue = queue
@@ -80,7 +84,6 @@ class Worker:
         self._metrics = metrics
         self._settings = settings
         self._connection = connection
-        self._clock = clock
         self._running: dict[Entry, asyncio.Task[bool]] = {}
         self._closing = asyncio.Event()
         self._slots: list[asyncio.Task[None]] = []
@@ -94,7 +97,8 @@ class Worker:
             for _ in range(self._settings.concurrency)
         ]
         self._watchers = [
-            asyncio.create_task(self._for_ever(watch)) for watch in (self._watch, self._hear)
+            asyncio.create_task(self._for_ever(watch))
+            for watch in (self._beat, self._hear, self._leave, self._sweep)
         ]
 
     async def close(self) -> None:
@@ -160,6 +164,9 @@ class Worker:
             await self._finished(entry)
         except UnknownJobError:  # Redis lost it
             return "dropped"
+        except NewerRecordError:  # front ends of the newer release will take it
+            await self._insist(self._queue.put_back, entry, attempt=entry.attempt)
+            return "put_off"
         finally:
             self._running.pop(entry, None)
         return "made" if making.result() else "found"
@@ -181,7 +188,6 @@ class Worker:
     async def _finished(self, entry: Entry) -> None:
         job = await self._insist(self._board.finish, entry)
         if entry.part == ASSEMBLY and job.status == "succeeded":
-            self._ended(job)
             with suppress(StorageError):  # they go with the job
                 await self._maker.clear(job)
 
@@ -191,34 +197,28 @@ class Worker:
             error = InternalError("a defect; the log of the front end has the details")
         _log.warning("job.part.failed", job=entry.job, part=entry.part, error=error.detail)
         if isinstance(error, _PASSING):
-            await self._insist(self._board.put_back, entry, attempt=entry.attempt)
+            await self._insist(self._queue.put_back, entry, attempt=entry.attempt)
             return "put_off"
         if status_of(error).http >= 500 and entry.attempt < self._settings.max_attempts:
-            await self._insist(self._board.put_back, entry, attempt=entry.attempt + 1)
+            await self._insist(self._queue.put_back, entry, attempt=entry.attempt + 1)
             return "retried"
-        problem = to_problem(error)
-        job = await self._insist(self._board.fail, entry, problem)
-        if job.problem == problem:
-            self._ended(job)
+        await self._insist(self._board.fail, entry, to_problem(error))
         return "failed"
 
     async def _give_back(self, entry: Entry) -> str:
         """Leave a part to others, unless nobody wants it any more."""
         if await self._insist(self._board.begin, entry) is None:
             return "dropped"
-        await self._insist(self._board.put_back, entry, attempt=entry.attempt)
+        await self._insist(self._queue.put_back, entry, attempt=entry.attempt)
         return "given_back"
-
-    def _ended(self, job: Job) -> None:
-        self._metrics.jobs.labels(job.status).inc()
-        _log.info("job.ended", job=job.id, status=job.status, images=job.images_done)
 
     async def _insist(
         self, call: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
         """Call until Redis answers, or this ends: whoever claims the part then does it again."""
         attempts = AsyncRetrying(
-            retry=retry_if_exception_type(NotReadyError),
+            retry=retry_if_exception_type(NotReadyError)
+            & retry_if_not_exception_type(NewerRecordError),
             stop=lambda _: self._closing.is_set(),
             wait=wait_random_exponential(multiplier=0.1, max=2),
             reraise=True,
@@ -231,26 +231,28 @@ class Worker:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), pause)
 
-    async def _watch(self) -> None:
-        """Keep what is in the making, and end what is not wanted any more."""
-        beat = min(_BEAT_SECONDS, self._settings.claim_seconds / 4)
-        for number in range(_SWEEP_BEATS):
-            due = self._clock() + beat
-            while self._clock() < due:
-                await asyncio.sleep(_TICK_SECONDS)
-                if self._ending:
-                    self._stop(self._running)
-            await self._queue.keep(list(self._running))
-            await self._stop_unwanted()
-            self._metrics.job_parts_queued.set(await self._queue.length())
-            self._metrics.jobs_unfinished.set(await self._board.unfinished())
-            if number == 0:
-                await self._sweep()
+    async def _beat(self) -> None:
+        """Keep what is in the making, and end what is not wanted any more.
+
+        Nothing but Redis is waited for here: a part that is kept too late goes to another.
+        """
+        await asyncio.sleep(min(_BEAT_SECONDS, self._settings.claim_seconds / 4))
+        await self._queue.keep(list(self._running))
+        await self._stop_unwanted()
+        self._metrics.job_parts_queued.set(await self._queue.length())
+        self._metrics.jobs_unfinished.set(await self._board.unfinished())
+        await self._connection.check_room()
 
     async def _hear(self) -> None:
-        """End the parts of jobs that were stopped; `_watch` makes up for messages that are lost."""
+        """End the parts of jobs that were stopped; `_beat` makes up for messages that are lost."""
         async for job_id in self._board.stopped():
             self._stop(entry for entry in list(self._running) if entry.job == job_id)
+
+    async def _leave(self) -> None:
+        """End what is in the making when the server is about to stop."""
+        await asyncio.sleep(_TICK_SECONDS)
+        if self._ending:
+            self._stop(self._running)
 
     async def _stop_unwanted(self) -> None:
         for entry in list(self._running):
@@ -259,6 +261,8 @@ class Worker:
                     self._stop([entry])
             except UnknownJobError:
                 self._stop([entry])
+            except NewerRecordError as error:  # it goes on until it is to be accounted for
+                _log.warning("job.record.newer", job=entry.job, error=error.detail)
 
     def _stop(self, entries: Iterable[Entry]) -> None:
         for entry in list(entries):
@@ -268,7 +272,19 @@ class Worker:
 
     async def _sweep(self) -> None:
         """Forget jobs that were kept long enough, and delete their files."""
-        for job_id in await self._board.outdated():
-            await self._board.forget(job_id)
-            await asyncio.to_thread(self._results.delete, job_id)
-            await self._board.forgotten(job_id)
+        stuck = 0
+        while outdated := await self._board.outdated(skip=stuck):
+            for job_id in outdated:
+                stuck += not await self._forgotten(job_id)
+        await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def _forgotten(self, job_id: str) -> bool:
+        """Forget a job and delete its files; return whether nothing is left to do."""
+        try:
+            if await self._board.forget(job_id):
+                await asyncio.to_thread(self._results.delete, job_id)
+                await self._board.forgotten(job_id)
+        except (StorageError, NewerRecordError) as error:
+            _log.warning("job.delete.failed", job=job_id, error=error.detail)
+            return False
+        return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Annotated
 
@@ -26,7 +27,7 @@ from gmem_generator.openapi import (
     generate_responses,
     job_responses,
 )
-from gmem_generator.pipeline import Pipeline
+from gmem_generator.pipeline import FinishedImage, Pipeline, Result
 from gmem_generator.quota import Quota
 from gmem_generator.routes.jobs import accepted
 from gmem_generator.schemas import GenerateAnswer, GenerateBody, GenerateRequest, ReplayRequest
@@ -37,15 +38,12 @@ from gmem_shared.guard import PRINCIPAL
 WISHES = "gmem.wishes"
 """Member of the scope: what the client wishes beyond an answer, if anything."""
 
-_GRACE_SECONDS = 5.0
-
 
 class Generation:
     """Answers requests: with images, with the images of an earlier answer, or with a job.
 
     Args:
         gate: Lets a body pass or refuses it; jobs all pass.
-        default_deadline_ms: Deadline of a request that names none.
     """
 
     def __init__(
@@ -55,14 +53,12 @@ class Generation:
         metrics: Metrics,
         gate: Callable[[bytes], None],
         jobs: Jobs,
-        default_deadline_ms: int,
     ) -> None:
         self._pipeline = pipeline
         self._quota = quota
         self._metrics = metrics
         self._gate = gate
         self._jobs = jobs
-        self._default_deadline_ms = default_deadline_ms
 
     def enter(self, scope: Scope) -> None:
         """Look at the headers, and let the request pass or refuse it."""
@@ -70,11 +66,21 @@ class Generation:
         if wished is None or not wished.job:
             self._gate(scope[CONTENT])
 
-    async def answer(self, request: Request, body: GenerateRequest | ReplayRequest) -> Response:
-        """Answer with images."""
+    async def answer(
+        self,
+        request: Request,
+        body: GenerateRequest | ReplayRequest,
+        key: Key | None = None,
+    ) -> Response:
+        """Answer with images; if the request came with this key before, with the same."""
         watch = Stopwatch(time.monotonic, request.scope[STARTED])
         spend = partial(self._quota.spend, request.scope[PRINCIPAL])
-        run = partial(self._pipeline.run, body, watch, request.scope[CONTENT], spend=spend)
+        content = request.scope[CONTENT]
+
+        async def run(deliver: Callable[[FinishedImage], None] = lambda _: None) -> Result:
+            async with self._once(key, body) as asked:
+                return await self._pipeline.run(asked, watch, content, deliver, spend=spend)
+
         form = negotiation.negotiate(request.headers.get("accept"))
         if form == negotiation.EVENTS:
             stream = ImageStream(run, self._on_left)
@@ -96,14 +102,20 @@ class Generation:
             spend = partial(self._quota.spend, request.scope[PRINCIPAL])
             job = await self._jobs.office.submit(owner, body, key, spend)
             return await accepted(self._jobs.office, job)
+        return await self.answer(request, body, key)
+
+    def _once(
+        self, key: Key | None, body: GenerateRequest | ReplayRequest
+    ) -> AbstractAsyncContextManager[GenerateRequest | ReplayRequest]:
+        """Lend the request to be answered: the body; with a key, as it was pinned at first."""
+        if key is None:
+            return nullcontext(body)
 
         async def pin() -> GenerateRequest | ReplayRequest:
             pinned, _ = await self._pipeline.pin(body)
             return pinned
 
-        seconds = (body.deadline_ms or self._default_deadline_ms) / 1000 + _GRACE_SECONDS
-        async with self._jobs.idempotency.once(key, seconds, body, pin) as pinned:
-            return await self.answer(request, pinned)
+        return self._jobs.idempotency.once(key, body, pin)
 
     def _on_left(self) -> None:
         self._metrics.cancelled.labels("disconnected").inc()

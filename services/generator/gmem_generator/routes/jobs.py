@@ -123,8 +123,9 @@ async def _result(office: Office, job: Job) -> Response:
 
 
 async def _answer(office: Office, job: Job) -> JobAnswer:
-    request = await office.request(job)
-    return JobAnswer(**_facts(office, job), request=json.loads(written(request)))
+    request = json.loads(written(await office.request(job)))
+    request.pop("priority", None)  # the job's: whoever sends the rest again waits for the answer
+    return JobAnswer(**_facts(office, job), request=request)
 
 
 def _facts(office: Office, job: Job) -> dict[str, Any]:

@@ -6,9 +6,12 @@ import asyncio
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
 
+from gmem_generator.jobs.idempotency import Key, Memory
 from gmem_generator.jobs.wishes import wishes
-from gmem_shared.errors import InvalidRequestError, NotReadyError
+from gmem_generator.schemas import GenerateBody, GenerateRequest
+from gmem_shared.errors import InvalidRequestError, NewerRecordError, NotReadyError
 from tests.support.front import Front, eventually, running_front
 
 REQUEST = {"class_label": 7, "num_images": 3}
@@ -60,6 +63,31 @@ async def test_a_repeat_while_the_first_is_in_flight_is_told_to_wait(front) -> N
     assert (await send(front)).json()["images"] == images
 
 
+async def test_a_streamed_answer_is_in_flight_until_its_last_image(front) -> None:
+    headers = {"Idempotency-Key": KEY, "Accept": "text/event-stream"}
+    front.backend.gate.passes = 1
+    first = asyncio.create_task(front.client.post("/generate", json=REQUEST, headers=headers))
+    await eventually(lambda: front.backend.gate.waiting)
+    early = await send(front)
+    assert (early.status_code, early.json()["code"]) == (409, "in_flight")
+    front.backend.gate.open.set()
+    assert "event: completed" in (await first).text
+    assert (await send(front)).status_code == 200
+
+
+async def test_a_streamed_answer_whose_client_left_is_not_in_flight(front) -> None:
+    headers = {"Idempotency-Key": KEY, "Accept": "text/event-stream"}
+    front.backend.gate.passes = 1
+    first = asyncio.create_task(front.client.post("/generate", json=REQUEST, headers=headers))
+    await eventually(lambda: front.backend.gate.waiting)
+    first.cancel()
+    await eventually(lambda: not front.backend.running)
+    front.backend.gate.open.set()
+    while (again := await send(front)).status_code == 409:  # noqa: ASYNC110 (it is asked)
+        await asyncio.sleep(0)
+    assert again.status_code == 200
+
+
 async def test_a_request_that_failed_may_be_repeated_with_another_outcome(front) -> None:
     front.backend.gate.failure = NotReadyError("the engine is away")
     assert (await send(front)).status_code == 503
@@ -98,6 +126,29 @@ async def test_without_redis_nothing_is_promised() -> None:
 async def test_a_key_may_be_ignored_while_redis_is_away() -> None:
     async with running_front(redis=NOBODY, jobs={"idempotency_required": False}) as front:
         assert (await send(front)).status_code == 200
+
+
+def test_a_key_outlives_a_release_that_adds_a_field() -> None:
+    class NewerRequest(GenerateRequest):
+        hue: float | None = None
+        tone: int = 3
+
+    was = Key.of("o", "k", GenerateRequest(**REQUEST), job=False)
+    assert Key.of("o", "k", NewerRequest(**REQUEST), job=False) == was
+    assert Key.of("o", "k", NewerRequest(**REQUEST, tone=4), job=False) != was
+
+
+def test_what_a_newer_release_chose_is_not_ignored() -> None:
+    request = GenerateRequest(**REQUEST)
+    assert Memory(fingerprint="f", chosen={"seed": 1}).pin(request).seed == 1
+    with pytest.raises(NewerRecordError):
+        Memory(fingerprint="f", chosen={"seed": 1, "hue": 0.5}).pin(request)
+
+
+@pytest.mark.parametrize("body", [{"replay": "token"}, {"memory": {"exclude": [1]}}])
+def test_a_request_of_which_little_was_chosen_comes_again_whole(body) -> None:
+    request = TypeAdapter(GenerateBody).validate_python(body)
+    assert Memory(fingerprint="f", chosen={}).pin(request) == request
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ä", '"'])

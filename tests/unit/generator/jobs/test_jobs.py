@@ -70,6 +70,7 @@ async def test_the_pinned_request_makes_the_same_images_after_the_bank_has_moved
     job = await front.ended(submitted["id"])
     front.bank.publish()
     again = await front.client.post("/generate", json=job["request"])
+    assert [task.priority for task in front.backend.tasks] == ["batch", "interactive"]
     assert same_as(await result(front, job), again)
     assert again.json()["bank"] == job["bank"]
     assert again.json()["model"] == job["model"]
@@ -256,8 +257,8 @@ async def test_a_job_is_followed_until_it_ends(front) -> None:
 
 
 async def test_a_job_and_its_files_go_when_they_were_kept_long_enough(monkeypatch) -> None:
-    monkeypatch.setattr("gmem_generator.jobs.worker._SWEEP_BEATS", 1)
-    short = {"keep_seconds": 0.2, "claim_seconds": 0.4}
+    monkeypatch.setattr("gmem_generator.jobs.worker._SWEEP_SECONDS", 0.05)
+    short = {"keep_seconds": 0.2}
     async with running_front(jobs=short) as front:
         job = await front.ended((await front.submit(**REQUEST)).json()["id"])
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from gmem_generator.jobs.record import Job
 from gmem_generator.schemas import Version
-from gmem_shared.errors import ConflictError
+from gmem_shared.errors import ConflictError, NewerRecordError
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -63,4 +64,17 @@ def test_only_a_job_that_stopped_is_resumed(present) -> None:
 
 def test_it_survives_being_written_down() -> None:
     written = job().begin(NOON).finish(1).offer()[0]
-    assert Job.model_validate_json(written.model_dump_json()) == written
+    assert Job.read(written.model_dump_json()) == written
+
+
+def test_what_a_newer_release_says_of_it_survives_a_change() -> None:
+    newer = json.loads(job().model_dump_json()) | {"colour": "blue"}
+    changed = Job.read(json.dumps(newer)).begin(NOON).finish(1)
+    assert json.loads(changed.model_dump_json())["colour"] == "blue"
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"status": "paused"}])
+def test_one_that_only_a_newer_release_understands_is_not_read(change) -> None:
+    newer = json.loads(job().model_dump_json()) | change
+    with pytest.raises(NewerRecordError, match="newer release"):
+        Job.read(json.dumps(newer))

@@ -79,3 +79,14 @@ def test_an_id_that_could_lead_elsewhere_is_refused(results, job) -> None:
 def test_nothing_is_connected_to_before_it_is_needed(tmp_path) -> None:
     Results(StoreSettings(url=str(tmp_path / "later")))
     assert not (tmp_path / "later").exists()
+
+
+def test_nothing_is_left_of_a_job_in_a_folder(tmp_path) -> None:
+    results = Results(StoreSettings(url=str(tmp_path)))
+    results.put_part(JOB, 0, b"x")
+    results.finish(JOB, [b"y"])
+    results.delete_parts(JOB)
+    assert [path.name for path in (tmp_path / "jobs" / JOB).iterdir()] == ["result"]
+    results.delete(JOB)
+    assert list((tmp_path / "jobs").iterdir()) == []
+    assert results.put_part(JOB, 0, b"x")
