@@ -220,16 +220,15 @@ class Board:
             await self._check_unfinished(redis)
         return await self._change(job_id, resumed, owner)
 
-    async def stopped(self) -> AsyncIterator[str]:
-        """Yield the ids of jobs as they are cancelled or fail, and never end."""
+    async def stopped(self) -> AsyncIterator[str | None]:
+        """Yield the ids of jobs as they are cancelled or fail; None when none was for a moment."""
         async with self._connection.calling() as redis, redis.pubsub() as channel:
             await channel.subscribe(_STOPPED)
             while True:
                 message = await channel.get_message(
                     ignore_subscribe_messages=True, timeout=self._connection.block_ms / 1000
                 )
-                if message is not None:
-                    yield message["data"].decode()
+                yield None if message is None else message["data"].decode()
 
     async def unfinished(self) -> int:
         """Count the jobs that are queued or running."""

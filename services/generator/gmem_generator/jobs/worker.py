@@ -246,6 +246,8 @@ class Worker:
     async def _hear(self) -> None:
         """End the parts of jobs that were stopped; `_beat` makes up for messages that are lost."""
         async for job_id in self._board.stopped():
+            if self._closing.is_set():  # Python 3.11 may lose a cancellation that meets a message
+                return
             self._stop(entry for entry in list(self._running) if entry.job == job_id)
 
     async def _leave(self) -> None:
