@@ -31,6 +31,10 @@ COMPONENTS = {
         lambda: shutil.which("kubectl") is not None,
         "kubectl (https://kubernetes.io/docs/tasks/tools); no cluster",
     ),
+    "podman": (
+        lambda: engine_runs() and shutil.which("podman") is not None and os.geteuid() == 0,
+        "podman, a container engine that builds, and root (apt-get install podman runc)",
+    ),
     "redis": (
         lambda: shutil.which("redis-server") is not None,
         "redis-server (apt-get install redis-server)",
@@ -55,6 +59,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a running stack run in one process, those of a file in another."""
+    for item in items:
+        path = item.path.relative_to(item.config.rootpath)
+        stack = path.parts[1] in ("contract", "e2e")
+        item.add_marker(pytest.mark.xdist_group(path.parts[1] if stack else str(path)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

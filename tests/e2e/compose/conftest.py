@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.compose.engine import HERE, ROOT, Project, local_wheels, registry_reached, run
+from tests.e2e.compose.engine import ROOT, Project, compose_files, registry_reached, run
 from tests.support.stack import free_ports
 
 NAME = "gmem-test"
@@ -31,13 +30,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def project(disk: str) -> Project:
-    """The project as committed; where no registry is reached, with stand-ins built from Debian."""
-    files = [ROOT / "docker-compose.yml", HERE / "docker-compose.test.yml"]
     services = list(SERVICES)
     if not registry_reached():
-        folder = os.environ.get("GMEM_TEST_STANDINS", "/var/tmp/gmem-standins")
-        run("bash", str(HERE / "standins.sh"), folder)
-        files.append(HERE / "docker-compose.standins.yml")
         services.remove("grafana")  # of which no package exists
     generator, _, prometheus, grafana = free_ports(4)
     ports = {
@@ -46,16 +40,12 @@ def project(disk: str) -> Project:
         "PROMETHEUS_PORT": str(prometheus),
         "GRAFANA_PORT": str(grafana),
     }
-    return Project(NAME, files, services, ports)
+    return Project(NAME, compose_files(), services, ports)
 
 
 @pytest.fixture(scope="session")
 def images(project: Project) -> None:
-    with local_wheels() as arguments:
-        given = [
-            part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")
-        ]
-        project.compose("build", *given, "trainer", "triton", "bank", "generator")
+    project.build()
 
 
 @pytest.fixture(scope="session")

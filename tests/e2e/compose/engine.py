@@ -53,6 +53,16 @@ def registry_reached() -> bool:
     return pulled.returncode == 0
 
 
+def compose_files() -> list[Path]:
+    """The project as committed; where no registry is reached, with stand-ins built from Debian."""
+    files = [ROOT / "docker-compose.yml", HERE / "docker-compose.test.yml"]
+    if not registry_reached():
+        folder = os.environ.get("GMEM_TEST_STANDINS", "/var/tmp/gmem-standins")
+        run("bash", str(HERE / "standins.sh"), folder)
+        files.append(HERE / "docker-compose.standins.yml")
+    return files
+
+
 @dataclass
 class Project:
     """The services of ``docker-compose.yml``.
@@ -76,6 +86,16 @@ class Project:
         assert program
         files = [part for path in self.files for part in ("-f", str(path))]
         return [*program, "-p", self.name, *files]
+
+    def build(self) -> None:
+        """Build our own images."""
+        with local_wheels() as arguments:
+            given = [
+                part
+                for key, value in arguments.items()
+                for part in ("--build-arg", f"{key}={value}")
+            ]
+            self.compose("build", *given, "trainer", "triton", "bank", "generator")
 
     def up(self, *arguments: str) -> float:
         """Start, wait until every service is healthy; return the seconds it took."""
