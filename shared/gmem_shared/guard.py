@@ -110,4 +110,5 @@ def _refusal(error: GmemError) -> grpc.RpcMethodHandler[Any, Any]:
     def refuse(_: Any, context: grpc.ServicerContext) -> Any:
         rpc.abort(context, error)
 
-    return grpc.unary_unary_rpc_method_handler(refuse)
+    # Whatever the method takes: gRPC would wait for a single message before it refuses.
+    return grpc.stream_unary_rpc_method_handler(refuse)

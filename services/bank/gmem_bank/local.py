@@ -52,7 +52,7 @@ class LocalBank:
             redis=settings.redis,
         )
         self.service = BankService(self.host, max_rows=settings.bank.max_rows, registry=registry)
-        self.pool = ThreadPoolExecutor(
+        self._pool = ThreadPoolExecutor(
             settings.bank.workers, thread_name_prefix="bank", initializer=pin_threads
         )
 
@@ -68,7 +68,7 @@ class LocalBank:
     async def close(self) -> None:
         """Stop following the aliases; requests in flight end first."""
         await asyncio.to_thread(self.host.close)
-        await asyncio.to_thread(self.pool.shutdown)
+        await asyncio.to_thread(self._pool.shutdown)
 
     async def check(self) -> None:
         """Return when a bank can be served; raise `NotReadyError` with the reason otherwise."""
@@ -105,4 +105,6 @@ class LocalBank:
 
     async def run(self, function: Callable[..., Result], *args: object) -> Result:
         """Call a blocking function of the service on the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, partial(function, *args))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, partial(function, *args)
+        )

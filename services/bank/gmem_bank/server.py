@@ -52,7 +52,6 @@ async def serve(settings: Settings) -> None:
     access = Access(Keyring(security.api_keys_file), REGISTRY)
     grpc_server = GrpcServer(
         bank.service,
-        bank.pool,
         bank_settings.workers,
         bank_settings.host,
         bank_settings.grpc_port,
