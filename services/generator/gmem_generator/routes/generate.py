@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,7 @@ from starlette.types import Scope
 
 from gmem_generator import answers, negotiation
 from gmem_generator.attendance import attend
-from gmem_generator.body import CONTENT, JsonRoute
+from gmem_generator.body import JsonRoute
 from gmem_generator.jobs.idempotency import Key
 from gmem_generator.jobs.service import Jobs
 from gmem_generator.jobs.wishes import Wishes, caller, wishes
@@ -37,6 +38,9 @@ from gmem_shared.guard import PRINCIPAL
 WISHES = "gmem.wishes"
 """Member of the scope: what the client wishes beyond an answer, if anything."""
 
+ASKED = "gmem.asked"
+"""Member of the scope: 16 bytes that stand for who asks and for what."""
+
 _GRACE_SECONDS = 5.0
 
 
@@ -44,7 +48,7 @@ class Generation:
     """Answers requests: with images, with the images of an earlier answer, or with a job.
 
     Args:
-        gate: Lets a body pass or refuses it; jobs all pass.
+        gate: Lets a request pass or refuses it, given what stands for it; jobs all pass.
         default_deadline_ms: Deadline of a request that names none.
     """
 
@@ -64,17 +68,19 @@ class Generation:
         self._jobs = jobs
         self._default_deadline_ms = default_deadline_ms
 
-    def enter(self, scope: Scope) -> None:
+    def enter(self, scope: Scope, content: bytes) -> None:
         """Look at the headers, and let the request pass or refuse it."""
         wished = scope[WISHES] = wishes(scope)
+        asked = hashlib.blake2b(content, digest_size=16, key=caller(scope).encode())
+        scope[ASKED] = asked.digest()
         if wished is None or not wished.job:
-            self._gate(scope[CONTENT])
+            self._gate(scope[ASKED])
 
     async def answer(self, request: Request, body: GenerateRequest | ReplayRequest) -> Response:
         """Answer with images."""
         watch = Stopwatch(time.monotonic, request.scope[STARTED])
         spend = partial(self._quota.spend, request.scope[PRINCIPAL])
-        run = partial(self._pipeline.run, body, watch, request.scope[CONTENT], spend=spend)
+        run = partial(self._pipeline.run, body, watch, request.scope[ASKED], spend=spend)
         form = negotiation.negotiate(request.headers.get("accept"))
         if form == negotiation.EVENTS:
             stream = ImageStream(run, self._on_left)
