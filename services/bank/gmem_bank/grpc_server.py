@@ -187,7 +187,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
     def _answering(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
         """Run a handler in its turn, unless its caller has left before that."""
         self._crew.begin()
-        with self._turns, _answering(method, context):
+        with self._turns, answering(method, context):
             if not context.is_active():
                 raise CancelledError("the caller left before its turn came")
             yield
@@ -255,8 +255,8 @@ class GrpcServer:
 
 
 @contextmanager
-def _answering(method: str, context: grpc.ServicerContext) -> Iterator[None]:
-    """Run a handler: its errors become statuses, and what came of it is logged, once."""
+def answering(method: str, context: grpc.ServicerContext) -> Iterator[None]:
+    """Run a block as the answer to a call: its errors become statuses, its end is logged, once."""
     begin, code = time.perf_counter(), "ok"
     with tracing.serving(f"bank.{method}", _carrier(context)):
         try:

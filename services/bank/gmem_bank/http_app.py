@@ -13,7 +13,6 @@ from safetensors.numpy import save
 from gmem_bank import problems
 from gmem_bank.access import Access
 from gmem_bank.local import LocalBank
-from gmem_bank.middleware import Surround
 from gmem_bank.schemas import (
     AliasAnswer,
     AliasBody,
@@ -30,6 +29,8 @@ from gmem_bank.schemas import (
 )
 from gmem_shared import __version__
 from gmem_shared.errors import InvalidRequestError
+from gmem_shared.request_scope import RequestScope
+from gmem_shared.security_headers import security_headers
 from gmem_shared.types import Snippets, VersionRef
 
 _BYTES = "application/octet-stream"
@@ -68,7 +69,12 @@ def create_app(
     app.include_router(_health)
     if access is not None:
         app.add_middleware(access.http)
-    app.add_middleware(Surround, tls=tls)
+    app.add_middleware(
+        RequestScope,
+        headers=security_headers(tls=tls),
+        respond=problems.respond,
+        begins=False,
+    )
     return app
 
 

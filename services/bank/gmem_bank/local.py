@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 from uuid import uuid4
@@ -105,6 +106,5 @@ class LocalBank:
 
     async def run(self, function: Callable[..., Result], *args: object) -> Result:
         """Call a blocking function of the service on the pool."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, partial(function, *args)
-        )
+        call = partial(copy_context().run, function, *args)  # log lines say for whom it is
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from gmem_shared import tracing
 from gmem_shared.errors import (
     CancelledError,
     GmemError,
@@ -70,6 +71,8 @@ def respond(
     """Answer with an error."""
     problem = to_problem(error)
     problem["status"] = status or problem["status"]
+    if (request_id := tracing.request_id()) is not None:
+        problem["request_id"] = request_id
     return Response(
         json.dumps(problem),
         problem["status"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +18,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from prometheus_client import CollectorRegistry
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from gmem_bank.access import Access, scope_of_method
 from gmem_bank.grpc_server import SERVICE_NAME
@@ -169,6 +172,48 @@ async def test_grpc_health_and_reflection_are_open(bank, access) -> None:
         check = health_pb2_grpc.HealthStub(channel).Check
         assert check(health_pb2.HealthCheckRequest()).status == 1
         assert SERVICE_NAME in ProtoReflectionDescriptorDatabase(channel).get_services()
+
+
+@pytest.fixture
+def logged() -> Iterator[list[Any]]:
+    with capture_logs(processors=[merge_contextvars]) as events:
+        yield events
+
+
+async def test_the_log_names_who_called_over_grpc(bank, access, keys, logged) -> None:
+    request = bank_pb2.SetAliasRequest(name="digits", alias="staging", selector="1")
+    with (
+        banks.grpc_service(bank, guard=access.grpc()) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub = bank_pb2_grpc.BankStub(channel)
+        for who in ("admin", "reader", None):
+            metadata = [("x-request-id", f"r-{who}")]
+            metadata += [] if who is None else [("x-api-key", keys[who])]
+            with contextlib.suppress(grpc.RpcError):
+                stub.SetAlias(request, metadata=metadata)
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    finished = [e for e in logged if e["event"] == "bank.request.finished"]
+    assert [(e["method"], e["code"], e.get("caller"), e["request_id"]) for e in finished] == [
+        ("SetAlias", "ok", "admin", "r-admin"),
+        ("SetAlias", "forbidden", "reader", "r-reader"),
+        ("SetAlias", "unauthenticated", None, "r-None"),
+    ]
+    assert [e["caller"] for e in logged if e["event"] == "store.alias.moved"] == ["admin"]
+
+
+async def test_the_log_names_who_asked_over_http(http, keys, logged) -> None:
+    path = "/v1/banks/digits/aliases/staging"
+    for who in ("admin", "reader", None):
+        headers = {"X-Request-Id": f"r-{who}"} | ({} if who is None else bearer(keys[who]))
+        await http.put(path, json={"selector": "1"}, headers=headers)
+    finished = [e for e in logged if e["event"] == "request.finished"]
+    assert [(e["path"], e["status"], e.get("caller"), e["request_id"]) for e in finished] == [
+        (path, 200, "admin", "r-admin"),
+        (path, 403, "reader", "r-reader"),
+        (path, 401, None, "r-None"),
+    ]
+    assert [e["caller"] for e in logged if e["event"] == "store.alias.moved"] == ["admin"]
 
 
 def half_open(channel: grpc.Channel, method: str, key: str | None = None) -> grpc.Future:

@@ -16,6 +16,7 @@ from gmem_bank.local import LocalBank
 from gmem_shared.store import Store
 from gmem_shared.types import DrawSpec
 from tests.support import banks
+from tests.support.tracing import spans_in_memory
 
 DRAW, SEARCH = "/v1/banks/digits/draw", "/v1/banks/digits/search"
 NAN_QUERY = '{"queries": [[NaN, 1, 1, 1, 1, 1, 1, 1]]}'
@@ -229,6 +230,33 @@ async def test_huge_bodies_are_refused_before_they_are_read(
     monkeypatch.setattr(problems, "MESSAGE_BYTES", 100)
     response = await http.post(DRAW, content=b" " * 101)
     assert_problem(response, 413, "too_large")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/livez", 200), ("/nowhere", 404), ("/v1/banks/letters", 404)]
+)
+async def test_a_request_has_an_id_in_its_answer_and_in_its_problem(
+    http: httpx.AsyncClient, path: str, status: int
+) -> None:
+    answer = await http.get(path, headers={"X-Request-Id": "find-me"})
+    assert answer.status_code == status
+    assert answer.headers["x-request-id"] == "find-me"
+    assert status == 200 or answer.json()["request_id"] == "find-me"
+    other = await http.get(path, headers={"X-Request-Id": "not an id"})
+    assert len(other.headers["x-request-id"]) == 32
+
+
+async def test_a_request_continues_the_trace_it_belongs_to_and_begins_none(
+    http: httpx.AsyncClient,
+) -> None:
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with spans_in_memory() as exporter:
+        await http.get("/v1/banks")
+        await http.get("/v1/banks", headers={"traceparent": f"00-{trace}-{parent}-01"})
+        (span,) = exporter.get_finished_spans()
+    assert span.name == "GET /v1/banks"
+    assert f"{span.context.trace_id:032x}" == trace
+    assert f"{span.parent.span_id:016x}" == parent
 
 
 async def test_defects_do_not_leak(

@@ -20,7 +20,6 @@ from gmem_generator.jobs.idempotency import Key
 from gmem_generator.jobs.service import Jobs
 from gmem_generator.jobs.wishes import Wishes, caller, wishes
 from gmem_generator.metrics import Metrics
-from gmem_generator.middleware import STARTED
 from gmem_generator.openapi import (
     GENERATE_EXAMPLES,
     GENERATE_HEADERS,
@@ -34,6 +33,7 @@ from gmem_generator.schemas import GenerateAnswer, GenerateBody, GenerateRequest
 from gmem_generator.stopwatch import Stopwatch
 from gmem_generator.stream import ImageStream
 from gmem_shared.guard import PRINCIPAL
+from gmem_shared.request_scope import STARTED
 
 WISHES = "gmem.wishes"
 """Member of the scope: what the client wishes beyond an answer, if anything."""
