@@ -10,7 +10,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 from safetensors.numpy import load
 
-from gmem_bank import problems
 from gmem_bank.http_app import create_app
 from gmem_bank.local import LocalBank
 from gmem_shared.store import Store
@@ -182,7 +181,7 @@ async def test_fields_at_fault_are_listed(store: Store, http: httpx.AsyncClient)
     ("path", "body"),
     [
         ("/v1/banks/digits/gather", {"rows": ["x"] * 1000}),
-        (SEARCH, {"queries": [["x"] * 1000] * 1000}),
+        (SEARCH, {"queries": [["x"] * 1000] * 100}),
         (DRAW, {"specs": [{"seed": 1, "labels": ["x"] * 1000}]}),
         (DRAW, {f"field-{number}": 1 for number in range(1000)}),
     ],
@@ -224,12 +223,33 @@ async def test_a_client_that_leaves_during_its_request_is_no_defect(bank: LocalB
     assert sent[0]["status"] == 499
 
 
-async def test_huge_bodies_are_refused_before_they_are_read(
-    store: Store, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(problems, "MESSAGE_BYTES", 100)
-    response = await http.post(DRAW, content=b" " * 101)
+async def test_huge_bodies_are_refused(http: httpx.AsyncClient) -> None:
+    response = await http.post(DRAW, content=b" " * ((2 << 20) + 1))
     assert_problem(response, 413, "too_large")
+
+
+@pytest.mark.parametrize("path", ["/v1/banks/digits/gather", DRAW, SEARCH])
+async def test_bodies_of_many_values_are_refused_before_they_are_parsed(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = await http.post(path, content=b"1," * (1 << 18), headers=headers)
+    assert "at most 262144 values" in assert_problem(response, 413, "too_large")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/v1/banks/digits/gather", {"rows": [1] * 65537}, 422, "out_of_range"),
+        (DRAW, {"specs": [{"seed": 1, "labels": [1] * 65537}]}, 422, "out_of_range"),
+        (SEARCH, {"queries": [[1]], "labels": [1] * 65537}, 422, "out_of_range"),
+        (SEARCH, {"queries": [[1]] * 1024, "count": 1000}, 413, "too_large"),
+    ],
+)
+async def test_lists_have_an_end(
+    http: httpx.AsyncClient, path: str, body: Any, status: int, code: str
+) -> None:
+    assert_problem(await http.post(path, json=body), status, code)
 
 
 @pytest.mark.parametrize(
