@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import numpy as np
@@ -47,6 +50,8 @@ _LITTLE_ENDIAN = {
 }
 
 Options = list[tuple[str, Any]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Behavior: TypeAlias = Callable[..., Any]
 
 _TRANSPORT: Options = [
     ("grpc.max_send_message_length", MESSAGE_BYTES),
@@ -101,7 +106,7 @@ def channel(
 
 
 def server(
-    pool: ThreadPoolExecutor,
+    pool: Executor,
     *,
     max_concurrent: int,
     interceptors: Sequence[grpc.ServerInterceptor[Any, Any]] = (),
@@ -116,11 +121,84 @@ def server(
         ("grpc.max_connection_age_grace_ms", _CONNECTION_AGE_MS),
     ]
     return grpc.server(
-        pool,
+        pool,  # type: ignore[arg-type] # nothing is asked of it but `submit`
         interceptors=list(interceptors),
         options=options,
         maximum_concurrent_rpcs=max_concurrent,
     )
+
+
+class Few(grpc.ServerInterceptor):  # type: ignore[type-arg] # it takes none when it runs
+    """gRPC interceptor: services that are open to all have a few threads of their own.
+
+    A call keeps a thread from its beginning, and its message may never come.
+
+    Args:
+        services: Their full names.
+        limit: Calls at once; more are refused.
+    """
+
+    def __init__(self, services: Iterable[str], limit: int) -> None:
+        self._paths = tuple(f"/{service}/" for service in services)
+        self._limit = limit
+        self._places = threading.BoundedSemaphore(limit)
+        self._pool = ThreadPoolExecutor(limit + 1, "grpc-few")  # one refuses
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the handler of a call, or one that does the same on the few threads.
+
+        That one is called before the message is there, so that it can refuse to wait for it.
+        """
+        handler = continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(self._paths):
+            return handler
+        coding = handler.request_deserializer, handler.response_serializer
+        if handler.stream_stream is not None:
+            stream = self._streaming(handler.stream_stream)
+            return grpc.stream_stream_rpc_method_handler(stream, *coding)
+        if handler.unary_stream is not None:
+            answer = self._answering(handler.unary_stream)
+            return grpc.stream_stream_rpc_method_handler(answer, *coding)
+        assert handler.unary_unary is not None  # noqa: S101 (neither service has the fourth kind)
+        answer = self._answering(handler.unary_unary)
+        return grpc.stream_unary_rpc_method_handler(answer, *coding)
+
+    def _streaming(self, behavior: Behavior) -> Behavior:
+        def stream(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._place(context):
+                yield from behavior(requests, context)
+
+        return self._moved(stream)
+
+    def _answering(self, behavior: Behavior) -> Behavior:
+        @wraps(behavior)  # an attribute says of health's that they return before their stream ends
+        def answer(requests: Iterator[Any], context: grpc.ServicerContext, *send: Any) -> Any:
+            with self._place(context):
+                for request in requests:
+                    return behavior(request, context, *send)
+            abort(context, InvalidRequestError("expected a message, found the end of the call"))
+
+        return self._moved(answer)
+
+    def _moved(self, behavior: Behavior) -> Behavior:
+        vars(behavior)["experimental_thread_pool"] = self._pool
+        return behavior
+
+    @contextmanager
+    def _place(self, context: grpc.ServicerContext) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            detail = (
+                f"expected at most {self._limit} calls at once of services that are open to all"
+            )
+            abort(context, OverloadedError(detail, retry_after_seconds=_RETRY_AFTER_SECONDS))
+        try:
+            yield
+        finally:
+            self._places.release()
 
 
 def listen(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:

@@ -168,7 +168,7 @@ class BankSettings(Section):
     """File with the API key that the client sends; by default it sends none."""
 
     workers: int = Field(default=4, ge=1)
-    """Threads that draw, gather and search."""
+    """Threads that draw, gather and search for gRPC, and as many for HTTP."""
 
     max_rows: int = Field(default=65536, ge=1)
     """Most rows that one request may ask for."""

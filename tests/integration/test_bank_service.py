@@ -26,6 +26,7 @@ from gmem_bank.local import LocalBank
 from gmem_shared import rpc
 from gmem_shared.clients.bank import BankClient
 from gmem_shared.errors import NotReadyError
+from gmem_shared.http_server import HEAD_BYTES
 from gmem_shared.proto.bank.v1 import bank_pb2, bank_pb2_grpc
 from gmem_shared.store import Store
 from gmem_shared.types import DrawSpec, Snippets
@@ -333,3 +334,15 @@ async def test_service_starts_empty_serves_what_comes_and_ends_with_status_0(
         assert "gmem_bank_requests_total" in (await http.get("/metrics")).text
     assert await asyncio.to_thread(service.end, number) == 0
     await client.close()
+
+
+async def test_a_head_without_end_is_refused(store: Store, service: Service) -> None:
+    service.start()
+    await serves_nothing(service)
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.http_port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: bank\r\nX: ")
+    await asyncio.sleep(0.1)  # until it was read: what follows counts
+    writer.write(b"x" * (HEAD_BYTES + 1))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 431 ")
+    writer.close()
+    await writer.wait_closed()

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from gmem_shared.http_server import HEAD_BYTES
 from tests.support.http_server import Served, served
 
 REQUEST = {"class_label": 7, "num_images": 4, "seed": 42}
@@ -167,3 +168,13 @@ def test_work_that_outlasts_the_drain_is_ended_with_a_reason() -> None:
         assert "event: error" in streaming.result().text
         front.thread.join(30)
         assert not front.thread.is_alive()
+
+
+def test_a_head_without_end_is_refused() -> None:
+    with served() as front:
+        address = urlsplit(front.url)
+        with closing(socket.create_connection((address.hostname, address.port))) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: front\r\nX: ")
+            time.sleep(0.1)  # until it was read: what follows counts
+            connection.sendall(b"x" * (HEAD_BYTES + 1))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 431 ")

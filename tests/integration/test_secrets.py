@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
 from gmem_shared.keys import new_key
+from gmem_shared.proto.bank.v1 import bank_pb2, bank_pb2_grpc
 from gmem_shared.store import Store
 from tests.support import banks
 from tests.support.keys import LONG_AGO, keys_file
@@ -54,6 +56,20 @@ def ask(client: httpx.Client, path: str, key: str) -> list[httpx.Response]:
     return [*answers, *in_query, client.get(f"/{key}")]
 
 
+def call(port: int, key: str) -> set[str]:
+    """Call with a key in all kinds of metadata; return the codes; no answer has the key."""
+    request = bank_pb2.DescribeRequest(bank="digits")
+    codes = set()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        describe = bank_pb2_grpc.BankStub(channel).Describe
+        for headers in forms(key):
+            metadata = [(name.lower(), value) for name, value in headers.items()]
+            answer = describe.future(request, metadata=metadata)
+            codes.add(answer.code().name)
+            assert key not in f"{answer.details()}{answer.trailing_metadata()}"
+    return codes
+
+
 @pytest.mark.parametrize("json_lines", ["true", "false"])
 @pytest.mark.parametrize("service", ["serve", "bank serve"])
 def test_no_key_is_in_logs_metrics_or_problems(
@@ -87,6 +103,10 @@ def test_no_key_is_in_logs_metrics_or_problems(
         wait_for(lambda: httpx.get(f"{url}/readyz").status_code == 200, f"{service} is ready")
         with httpx.Client(base_url=url) as client:
             answers = {name: ask(client, path, key) for name, key in made.items()}
+            if service == "bank serve":
+                codes = {name: call(grpc_port, key) for name, key in made.items()}
+                assert codes["good"] == {"OK", "UNAUTHENTICATED"}
+                assert codes["late"] == codes["unknown"] == {"UNAUTHENTICATED"}
             metrics = client.get("/metrics").text
     finally:
         process.terminate()
@@ -96,7 +116,8 @@ def test_no_key_is_in_logs_metrics_or_problems(
     assert 200 not in {a.status_code for name in ("late", "unknown") for a in answers[name]}
     written = log.read_text()
     assert "access.keys" in written
-    assert service == "bank serve" or "request.finished" in written
+    assert "request.finished" in written
+    assert service == "serve" or "bank.request.finished" in written
     assert re.search(r"gmem_\w+_refused_total\{code=\"unauthenticated\"\} [1-9]", metrics)
     for key in made.values():
         assert key not in written

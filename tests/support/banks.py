@@ -67,7 +67,7 @@ def flip_byte(store_root: Path, version: Version, file: str) -> Callable[[], Non
 @contextmanager
 def grpc_service(bank: LocalBank, port: int = 0, **security: Any) -> Iterator[GrpcServer]:
     """The gRPC door of a started bank, on a real port; ``security``: guard, credentials."""
-    server = GrpcServer(bank.service, bank.pool, workers=4, host="127.0.0.1", port=port, **security)
+    server = GrpcServer(bank.service, workers=4, host="127.0.0.1", port=port, **security)
     server.start()
     server.set_serving(True)
     try:

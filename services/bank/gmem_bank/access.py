@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from grpc import ServicerContext
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gmem_bank import problems
+from gmem_bank.grpc_server import answering
 from gmem_shared import telemetry
 from gmem_shared.errors import GmemError
 from gmem_shared.guard import GrpcGuard, Guard
@@ -21,6 +23,9 @@ _READ_METHODS = frozenset(
         "StreamDraw", "StreamGather", "Export",
     }
 )  # fmt: skip
+
+_SHOWN = 80
+"""Characters of a method's name that are logged: who needs no key may send any."""
 
 
 def scope_of_request(method: str, path: str) -> Scope | None:
@@ -59,10 +64,15 @@ class Access:
         """Return the guard of a gRPC server; `None` where no keys are asked for."""
         if self._keyring.open:
             return None
-        return GrpcGuard(self._keyring, scope_of_method, self._count)
+        return GrpcGuard(self._keyring, scope_of_method, self._refuse)
 
     def _count(self, error: GmemError) -> None:
         self._refused.labels(error.code).inc()
+
+    def _refuse(self, method: str, error: GmemError, context: ServicerContext) -> None:
+        self._count(error)
+        with answering(method.rpartition("/")[2][:_SHOWN], context):
+            raise error
 
     def _answer(self, error: GmemError) -> Response:
         self._count(error)

@@ -1,7 +1,10 @@
 """The gRPC door: translate, call the service, translate.
 
-Handlers are synchronous and run on the bank's pool. On one machine `grpc.aio` served about half as
-many small draws per second, and a message of several MiB stops its event loop while it is encoded.
+Handlers are synchronous and run on threads. On one machine `grpc.aio` served about half as many
+small draws per second, and a message of several MiB stops its event loop while it is encoded.
+
+What a client without a key can do, or one that never sends its message, costs no draw its thread:
+see `Crew` and `rpc.Few`.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
@@ -18,6 +20,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from gmem_bank.crew import Crew
+from gmem_bank.index import pin_threads
 from gmem_bank.service import BankService
 from gmem_shared import rpc, tracing
 from gmem_shared.bank_messages import (
@@ -30,7 +34,7 @@ from gmem_shared.bank_messages import (
     version_to_message,
     with_dtype,
 )
-from gmem_shared.errors import GmemError, OverloadedError
+from gmem_shared.errors import CancelledError, GmemError, OverloadedError
 from gmem_shared.guard import GrpcGuard
 from gmem_shared.proto.bank.v1 import bank_pb2, bank_pb2_grpc
 from gmem_shared.types import Snippets, VersionRef
@@ -42,7 +46,10 @@ SERVICE_NAME = bank_pb2.DESCRIPTOR.services_by_name["Bank"].full_name
 _ROUTINE = {"ListBanks", "Describe"}
 """Asked every few seconds by each front end; logged only on request, or when it fails."""
 
-_QUEUED_PER_WORKER = 256
+_CALLS_PER_WORKER = 256
+_THREADS_PER_WORKER = 64
+_OPEN_CALLS = 16
+"""Calls of health and reflection at once: they need no key."""
 _STREAM_RETRY_SECONDS = 5.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -53,18 +60,22 @@ class BankServicer(bank_pb2_grpc.BankServicer):
 
     Args:
         service: Answers the requests.
-        max_streams: Streams at once; each keeps one thread of the pool busy.
+        crew: Whose threads call the methods.
+        workers: Calls that are worked on at once; at most half of them are streams, which take as
+            long as their readers.
     """
 
-    def __init__(self, service: BankService, max_streams: int) -> None:
+    def __init__(self, service: BankService, crew: Crew, workers: int) -> None:
         self._service = service
-        self._streams = threading.BoundedSemaphore(max_streams)
+        self._crew = crew
+        self._turns = threading.BoundedSemaphore(workers)
+        self._streams = threading.BoundedSemaphore(max(1, workers // 2))
 
     def Draw(  # noqa: N802
         self, request: bank_pb2.DrawRequest, context: grpc.ServicerContext
     ) -> bank_pb2.DrawResponse:
         """Draw rows for one or several requests, all from one version."""
-        with _answering("Draw", context):
+        with self._answering("Draw", context):
             specs = [spec_from_message(spec) for spec in request.specs]
             snippets, counts = self._service.draw(request.bank, specs)
             response = bank_pb2.DrawResponse(counts=counts)
@@ -75,7 +86,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.GatherRequest, context: grpc.ServicerContext
     ) -> bank_pb2.GatherResponse:
         """Return the named rows in the order asked for."""
-        with _answering("Gather", context):
+        with self._answering("Gather", context):
             snippets = self._service.gather(request.bank, request.rows)
             response = bank_pb2.GatherResponse()
             fill_snippets(response.snippets, with_dtype(snippets, request.dtype))
@@ -85,7 +96,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.SearchRequest, context: grpc.ServicerContext
     ) -> bank_pb2.SearchResponse:
         """Return the rows most similar to each query."""
-        with _answering("Search", context):
+        with self._answering("Search", context):
             queries = queries_from_message(request.queries)
             return neighbours_to_message(
                 self._service.search(request.bank, queries, request.count, request.labels)
@@ -95,14 +106,14 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.DescribeRequest, context: grpc.ServicerContext
     ) -> bank_pb2.BankInfo:
         """Describe one bank version."""
-        with _answering("Describe", context):
+        with self._answering("Describe", context):
             return info_to_message(self._service.describe(request.bank))
 
     def ListBanks(  # noqa: N802
         self, request: bank_pb2.ListBanksRequest, context: grpc.ServicerContext
     ) -> bank_pb2.ListBanksResponse:
         """Describe the default version of every bank."""
-        with _answering("ListBanks", context):
+        with self._answering("ListBanks", context):
             return bank_pb2.ListBanksResponse(
                 banks=[info_to_message(info) for info in self._service.banks()]
             )
@@ -111,7 +122,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.ListVersionsRequest, context: grpc.ServicerContext
     ) -> bank_pb2.ListVersionsResponse:
         """List the versions of a bank, oldest first."""
-        with _answering("ListVersions", context):
+        with self._answering("ListVersions", context):
             return bank_pb2.ListVersionsResponse(
                 versions=[
                     bank_pb2.VersionRecord(
@@ -128,7 +139,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.SetAliasRequest, context: grpc.ServicerContext
     ) -> bank_pb2.SetAliasResponse:
         """Point an alias to a version."""
-        with _answering("SetAlias", context):
+        with self._answering("SetAlias", context):
             record = self._service.set_alias(
                 request.name, request.alias, request.selector, request.reason
             )
@@ -141,7 +152,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.DrawRequest, context: grpc.ServicerContext
     ) -> Iterator[bank_pb2.Snippets]:
         """Draw rows, in parts."""
-        with _answering("StreamDraw", context):
+        with self._answering("StreamDraw", context):
             specs = [spec_from_message(spec) for spec in request.specs]
             yield from self._stream(self._service.stream_draw(request.bank, specs), request.dtype)
 
@@ -149,7 +160,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.GatherRequest, context: grpc.ServicerContext
     ) -> Iterator[bank_pb2.Snippets]:
         """Return the named rows, in parts."""
-        with _answering("StreamGather", context):
+        with self._answering("StreamGather", context):
             parts = self._service.stream_gather(request.bank, request.rows)
             yield from self._stream(parts, request.dtype)
 
@@ -157,7 +168,7 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         self, request: bank_pb2.ExportRequest, context: grpc.ServicerContext
     ) -> Iterator[bank_pb2.Snippets]:
         """Stream all rows of a version in row order."""
-        with _answering("Export", context):
+        with self._answering("Export", context):
             yield from self._stream(self._service.export(request.bank), request.dtype)
 
     def _stream(self, parts: Iterator[Snippets], dtype: str) -> Iterator[bank_pb2.Snippets]:
@@ -172,14 +183,22 @@ class BankServicer(bank_pb2_grpc.BankServicer):
         finally:
             self._streams.release()
 
+    @contextmanager
+    def _answering(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        """Run a handler in its turn, unless its caller has left before that."""
+        self._crew.begin()
+        with self._turns, answering(method, context):
+            if not context.is_active():
+                raise CancelledError("the caller left before its turn came")
+            yield
+
 
 class GrpcServer:
     """The bank, health and reflection services on one port.
 
     Args:
         service: Answers the requests.
-        pool: Runs the handlers.
-        workers: Threads of the pool; decides how many calls may wait.
+        workers: Calls that are worked on at once; decides how many may wait.
         host: Address to listen on.
         port: Port to listen on, 0 for any.
         guard: Who may call; by default everybody.
@@ -189,7 +208,6 @@ class GrpcServer:
     def __init__(
         self,
         service: BankService,
-        pool: ThreadPoolExecutor,
         workers: int,
         host: str,
         port: int,
@@ -197,19 +215,20 @@ class GrpcServer:
         guard: GrpcGuard | None = None,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
+        self._crew = Crew(workers, workers * _THREADS_PER_WORKER, pin_threads)
+        open_to_all = (health.SERVICE_NAME, reflection.SERVICE_NAME)
+        few = rpc.Few(open_to_all, _OPEN_CALLS)
         self._server = rpc.server(
-            pool,
-            max_concurrent=workers * _QUEUED_PER_WORKER,
-            interceptors=() if guard is None else (guard,),
+            self._crew,
+            max_concurrent=workers * _CALLS_PER_WORKER,
+            interceptors=(few,) if guard is None else (guard, few),
         )
         self._credentials = credentials
-        bank_pb2_grpc.add_BankServicer_to_server(
-            BankServicer(service, max_streams=max(1, workers // 2)), self._server
-        )
+        servicer = BankServicer(service, self._crew, workers)
+        bank_pb2_grpc.add_BankServicer_to_server(servicer, self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection.enable_server_reflection((SERVICE_NAME, *open_to_all), self._server)
         self.set_serving(False)
         self._address = f"{host}:{port}"
         self.port = 0
@@ -232,11 +251,12 @@ class GrpcServer:
         """Refuse new calls, and wait for those in flight, at most so long."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_seconds).wait()
+        self._crew.shutdown()
 
 
 @contextmanager
-def _answering(method: str, context: grpc.ServicerContext) -> Iterator[None]:
-    """Run a handler: its errors become statuses, and what came of it is logged, once."""
+def answering(method: str, context: grpc.ServicerContext) -> Iterator[None]:
+    """Run a block as the answer to a call: its errors become statuses, its end is logged, once."""
     begin, code = time.perf_counter(), "ok"
     with tracing.serving(f"bank.{method}", _carrier(context)):
         try:

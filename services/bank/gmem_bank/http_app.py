@@ -13,8 +13,8 @@ from safetensors.numpy import save
 from gmem_bank import problems
 from gmem_bank.access import Access
 from gmem_bank.local import LocalBank
-from gmem_bank.middleware import Surround
 from gmem_bank.schemas import (
+    MAX_ROWS,
     AliasAnswer,
     AliasBody,
     BankAnswer,
@@ -29,8 +29,10 @@ from gmem_bank.schemas import (
     VersionRecordAnswer,
 )
 from gmem_shared import __version__
-from gmem_shared.errors import InvalidRequestError
-from gmem_shared.types import Snippets, VersionRef
+from gmem_shared.errors import InvalidRequestError, TooLargeError
+from gmem_shared.request_scope import RequestScope
+from gmem_shared.security_headers import security_headers
+from gmem_shared.types import Neighbours, Snippets, VersionRef
 
 _BYTES = "application/octet-stream"
 _PROBLEM = {"description": "A problem (RFC 9457)", "content": {"application/problem+json": {}}}
@@ -68,7 +70,12 @@ def create_app(
     app.include_router(_health)
     if access is not None:
         app.add_middleware(access.http)
-    app.add_middleware(Surround, tls=tls)
+    app.add_middleware(
+        RequestScope,
+        headers=security_headers(tls=tls),
+        respond=problems.respond,
+        begins=False,
+    )
     return app
 
 
@@ -142,14 +149,20 @@ async def snippet(source: Bank, bank: Reference, row: Row, request: Request) -> 
     return await source.run(_rows, request, snippets, [1])
 
 
-@_banks.post("/{bank}/search")
-async def search(source: Bank, bank: Reference, body: SearchBody) -> SearchAnswer:
+@_banks.post("/{bank}/search", response_model=SearchAnswer)
+async def search(source: Bank, bank: Reference, body: SearchBody) -> Response:
     """Return the rows most similar to each query."""
     if len({len(query) for query in body.queries}) > 1:
         raise InvalidRequestError("queries: expected vectors of one length")
+    if len(body.queries) * body.count > MAX_ROWS:
+        raise TooLargeError(
+            f"expected at most {MAX_ROWS} neighbours in one answer, found {body.count} of each of "
+            f"{len(body.queries)} queries; send several requests, or use gRPC"
+        )
     with np.errstate(over="ignore"):  # becomes infinite, which the search refuses
         queries = np.asarray(body.queries, np.float32)
-    return SearchAnswer.of(await source.search(bank, queries, body.count, body.labels))
+    found = await source.search(bank, queries, body.count, body.labels)
+    return await source.run(_found, found)
 
 
 @_banks.put("/{bank}/aliases/{alias}")
@@ -177,6 +190,10 @@ async def readyz(source: Bank) -> ReadyAnswer:
 async def metrics(request: Request) -> Response:
     """Expose the metrics for Prometheus."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _found(found: Neighbours) -> Response:
+    return Response(SearchAnswer.of(found).model_dump_json(), media_type="application/json")
 
 
 def _rows(request: Request, snippets: Snippets, counts: list[int]) -> Response:

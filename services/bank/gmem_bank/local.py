@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 from uuid import uuid4
@@ -52,7 +53,7 @@ class LocalBank:
             redis=settings.redis,
         )
         self.service = BankService(self.host, max_rows=settings.bank.max_rows, registry=registry)
-        self.pool = ThreadPoolExecutor(
+        self._pool = ThreadPoolExecutor(
             settings.bank.workers, thread_name_prefix="bank", initializer=pin_threads
         )
 
@@ -68,7 +69,7 @@ class LocalBank:
     async def close(self) -> None:
         """Stop following the aliases; requests in flight end first."""
         await asyncio.to_thread(self.host.close)
-        await asyncio.to_thread(self.pool.shutdown)
+        await asyncio.to_thread(self._pool.shutdown)
 
     async def check(self) -> None:
         """Return when a bank can be served; raise `NotReadyError` with the reason otherwise."""
@@ -105,4 +106,5 @@ class LocalBank:
 
     async def run(self, function: Callable[..., Result], *args: object) -> Result:
         """Call a blocking function of the service on the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, partial(function, *args))
+        call = partial(copy_context().run, function, *args)  # log lines say for whom it is
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)

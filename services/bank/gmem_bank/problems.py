@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from gmem_shared import tracing
 from gmem_shared.errors import (
     CancelledError,
     GmemError,
@@ -23,14 +24,16 @@ from gmem_shared.errors import (
     to_headers,
     to_problem,
 )
-from gmem_shared.rpc import MESSAGE_BYTES
 
+_MAX_BYTES = 2 << 20
+_MAX_VALUES = 1 << 18
+"""Numbers of a body. The event loop does nothing else while it reads them; gRPC takes more."""
 _RANGE = frozenset({"greater_than_equal", "less_than_equal", "too_short", "too_long"})
 _MAX_ERRORS = 10
 
 
 class LimitedRoute(APIRoute):
-    """A route that reads at most `MESSAGE_BYTES` of body, announced or not."""
+    """A route for bodies that are soon read; larger ones are refused before they are parsed."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap FastAPI's handler; raises `TooLargeError` or `CancelledError`."""
@@ -48,13 +51,19 @@ async def _read(request: Request) -> bytes:
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MESSAGE_BYTES:
-                raise TooLargeError(
-                    f"expected a body of at most {MESSAGE_BYTES} bytes, found a larger one"
-                )
+            if len(body) > _MAX_BYTES:
+                raise _too_large(f"{_MAX_BYTES} bytes")
     except ClientDisconnect as error:
         raise CancelledError("the client left before its request was complete") from error
+    if body.count(b",") >= _MAX_VALUES:
+        raise _too_large(f"{_MAX_VALUES} values")
     return bytes(body)
+
+
+def _too_large(most: str) -> TooLargeError:
+    return TooLargeError(
+        f"expected a body of at most {most}, found a larger one; send several requests, or use gRPC"
+    )
 
 
 def install(app: FastAPI) -> None:
@@ -70,6 +79,8 @@ def respond(
     """Answer with an error."""
     problem = to_problem(error)
     problem["status"] = status or problem["status"]
+    if (request_id := tracing.request_id()) is not None:
+        problem["request_id"] = request_id
     return Response(
         json.dumps(problem),
         problem["status"],

@@ -13,6 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from gmem_bank.service import MAX_NEIGHBOURS, MAX_QUERIES, PublishedVersion
 from gmem_shared.types import BankInfo, DrawSpec, Neighbours, Snippets, VersionRef
 
+MAX_ROWS = 65536
+"""Rows that one request may name, or have found."""
+_MAX_LABELS = 65536
 _MAX_FIELDS = 16
 _EXACT = 2.0**53  # beyond, a float no longer says which integer was meant
 
@@ -31,7 +34,7 @@ Label = Annotated[int, Field(ge=0, le=(1 << 31) - 1), BeforeValidator(_whole)]
 Count = Annotated[int, Field(ge=1, le=(1 << 64) - 1), BeforeValidator(_whole)]
 NeighbourCount = Annotated[int, Field(ge=1, le=MAX_NEIGHBOURS), BeforeValidator(_whole)]
 Query = Annotated[list[float], Field(min_length=1, fail_fast=True)]
-Labels = Annotated[list[Label], Field(min_length=1, fail_fast=True)]
+Labels = Annotated[list[Label], Field(min_length=1, max_length=_MAX_LABELS, fail_fast=True)]
 
 
 class Body(BaseModel):
@@ -75,7 +78,7 @@ class DrawBody(Body):
 class GatherBody(Body):
     """Row numbers, in the order wanted."""
 
-    rows: list[Row] = Field(fail_fast=True)
+    rows: list[Row] = Field(max_length=MAX_ROWS, fail_fast=True)
 
 
 class SearchBody(Body):

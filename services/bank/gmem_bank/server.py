@@ -18,6 +18,7 @@ from gmem_bank.http_app import create_app
 from gmem_bank.local import LocalBank
 from gmem_shared import tls
 from gmem_shared.errors import NotReadyError
+from gmem_shared.http_server import BoundedHttp
 from gmem_shared.keys import Keyring
 from gmem_shared.settings import Settings
 
@@ -54,7 +55,6 @@ async def serve(settings: Settings) -> None:
     access = Access(keyring, REGISTRY)
     grpc_server = GrpcServer(
         bank.service,
-        bank.pool,
         bank_settings.workers,
         bank_settings.host,
         bank_settings.grpc_port,
@@ -64,6 +64,7 @@ async def serve(settings: Settings) -> None:
     http_server = HttpServer(
         uvicorn.Config(
             create_app(bank, REGISTRY, access, tls=security.tls_cert_file is not None),
+            http=BoundedHttp,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -22,7 +22,6 @@ from gmem_generator.jobs.service import Jobs
 from gmem_generator.lifecycle import Drain
 from gmem_generator.memo import Memo
 from gmem_generator.metrics import Metrics
-from gmem_generator.middleware import RequestScope
 from gmem_generator.pipeline import Pipeline
 from gmem_generator.quota import Quota
 from gmem_generator.readiness import Readiness
@@ -35,6 +34,8 @@ from gmem_shared.errors import GmemError
 from gmem_shared.guard import Guard
 from gmem_shared.keys import Keyring
 from gmem_shared.ports import Backend, BankSource
+from gmem_shared.request_scope import RequestScope
+from gmem_shared.security_headers import security_headers
 from gmem_shared.settings import RedisSettings, SecuritySettings, Settings
 from gmem_shared.store.store import utc_now
 
@@ -153,8 +154,14 @@ def _surround(
     app.add_middleware(Direct, routes=operations)
     keyring = app.state.keyring = Keyring(security.api_keys_file)
     app.add_middleware(Guard, keyring=keyring, needs=scope_needed, refuse=refuse)
-    tls = security.tls_cert_file is not None
-    app.add_middleware(RequestScope, metrics=metrics, drain=drain, tls=tls)
+    app.add_middleware(
+        RequestScope,
+        headers=security_headers(page.CONTENT_POLICY, tls=security.tls_cert_file is not None),
+        respond=problems.of_error,
+        begins=True,
+        finished=metrics.finished,
+        leaving=lambda: drain.leaving,
+    )
 
 
 @asynccontextmanager

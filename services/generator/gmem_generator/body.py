@@ -19,10 +19,6 @@ from gmem_shared.errors import CancelledError, InvalidRequestError, TooLargeErro
 
 _EXACT = 2.0**53  # beyond, a float no longer says which integer was meant
 
-
-CONTENT = "gmem.content"
-"""Member of the scope: the body, bytes."""
-
 _MAX_BRACKETS = 100  # three are meaningful; so the parser's recursion is bounded beforehand
 
 
@@ -36,14 +32,14 @@ class JsonRoute(APIRoute):
     max_bytes: ClassVar[int]
 
     @staticmethod
-    def gate(scope: Scope) -> None:
+    def gate(scope: Scope, content: bytes) -> None:
         """Let a request pass, or raise what it is refused with."""
 
     @classmethod
-    def behind(cls, gate: Callable[[Scope], None], max_bytes: int) -> type[JsonRoute]:
+    def behind(cls, gate: Callable[[Scope, bytes], None], max_bytes: int) -> type[JsonRoute]:
         """Return the route class for bodies of at most ``max_bytes`` that the gate lets pass.
 
-        The gate sees a request, its body in the scope, before anybody looks into that; see `gate`.
+        The gate sees a request and its body before anybody looks into that; see `gate`.
         """
         return type(cls.__name__, (cls,), {"max_bytes": max_bytes, "gate": staticmethod(gate)})
 
@@ -59,15 +55,17 @@ class JsonRoute(APIRoute):
         endpoint, max_bytes, gate = self.endpoint, self.max_bytes, self.gate
         adapter = TypeAdapter(get_type_hints(endpoint, include_extras=True)["body"])
 
-        async def handle(request: Request) -> Response:
-            _require_json(request)
-            content = request.scope[CONTENT] = await _read(request, max_bytes)
-            gate(request.scope)
+        def understand(scope: Scope, content: bytes) -> Any:
+            gate(scope, content)
             document = parse(content)
             try:
-                body = adapter.validate_python(document)
+                return adapter.validate_python(document)
             except ValidationError as error:
                 raise RequestValidationError(_in_body(error)) from error
+
+        async def handle(request: Request) -> Response:
+            _require_json(request)
+            body = understand(request.scope, await _read(request, max_bytes))
             response: Response = await endpoint(request, body)
             return response
 

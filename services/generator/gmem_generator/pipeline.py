@@ -94,14 +94,14 @@ class Pipeline:
         self,
         request: GenerateRequest | ReplayRequest,
         watch: Stopwatch,
-        content: bytes,
+        asked: bytes,
         deliver: Callable[[FinishedImage], None] = lambda _: None,
         *,
         spend: Spend = _free,
     ) -> Result:
         """Make the images; ``deliver`` gets each as it finishes, the result has all in order.
 
-        ``content`` is what the client sent, by which it is known when it sends it again. What
+        ``asked`` stands for who asks for what: by it a request is known when it is sent again. What
         ``spend`` takes from the client's quota is given back if there is no room for the images.
         Cancelling the call stops the engine's work for it.
 
@@ -114,7 +114,7 @@ class Pipeline:
         try:
             async with self._drain.work(seconds):
                 plan = await self._resolver.plan(request)
-                result = await self._make(plan, watch, content, end, deliver, spend)
+                result = await self._make(plan, watch, asked, end, deliver, spend)
         except DeadlineExceededError:
             self._metrics.cancelled.labels("deadline").inc()
             raise
@@ -157,7 +157,7 @@ class Pipeline:
         self,
         plan: Plan,
         watch: Stopwatch,
-        content: bytes,
+        asked: bytes,
         end: float,
         deliver: Callable[[FinishedImage], None],
         spend: Spend,
@@ -168,9 +168,7 @@ class Pipeline:
         images = len(plan.indices)
         with ExitStack() as place:
             async with spend(images) as charge:  # first: who has no quota left holds no place
-                ticket = place.enter_context(
-                    self._admission.admit(images, plan.steps, kind, content)
-                )
+                ticket = place.enter_context(self._admission.admit(images, plan.steps, kind, asked))
                 charge.keep()
             watch.lap("plan")
             snippets = None

@@ -12,6 +12,8 @@ HORIZON_SECONDS = 60
 
 _SLOTS_PER_SECOND = 4
 _SLOT_WORK_SECONDS = 0.9 / _SLOTS_PER_SECOND
+_SLOT_REQUESTS = 256
+"""More different requests are not remembered for one slot, however little work they are."""
 _GRACE_SLOTS = 2 * _SLOTS_PER_SECOND
 """How late a client may be."""
 
@@ -21,6 +23,12 @@ class _Slot:
     work_seconds: float = 0.0
     requests: Counter[Hashable] = field(default_factory=Counter)
 
+    def has_room(self, work_seconds: float) -> bool:
+        return (
+            self.work_seconds + work_seconds <= _SLOT_WORK_SECONDS
+            and len(self.requests) < _SLOT_REQUESTS
+        )
+
 
 class Promises:
     """A timetable of put-off work, in slots of a quarter of a second.
@@ -28,7 +36,7 @@ class Promises:
     ``Retry-After`` is in whole seconds, so a client can only come back that many seconds after it
     was refused; it is given the first of these slots that has room for its work. A client that
     comes back is known by asking for the same thing at its time. Equal requests are
-    interchangeable: where many clients ask for the same, a newcomer may take another's place.
+    interchangeable: where one caller asks often for the same, any of these takes the place.
 
     Args:
         clock: Monotonic seconds.
@@ -51,7 +59,7 @@ class Promises:
         """Return after how many seconds a client shall come back.
 
         Args:
-            request: What it asks for.
+            request: What stands for it and for what it asks; it is kept.
             work_seconds: How long that takes.
             earliest: Seconds until there can be room.
         """
@@ -59,7 +67,7 @@ class Promises:
         for wait in range(max(1, math.ceil(earliest)), HORIZON_SECONDS):
             number = now + _SLOTS_PER_SECOND * wait
             slot = self._slots.get(number)
-            if slot is None or slot.work_seconds + work_seconds <= _SLOT_WORK_SECONDS:
+            if slot is None or slot.has_room(work_seconds):
                 slot = self._slots.setdefault(number, _Slot())
                 slot.work_seconds += work_seconds
                 slot.requests[request] += 1

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from gmem_generator.lifecycle import Drain
 from gmem_generator.readiness import Readiness
 from gmem_shared import tls
+from gmem_shared.http_server import BoundedHttp
 from gmem_shared.settings import SecuritySettings
 
 _log = structlog.get_logger(__name__)
@@ -53,6 +54,7 @@ class DrainingServer(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
+                http=BoundedHttp,
                 log_config=None,
                 access_log=False,
                 server_header=False,

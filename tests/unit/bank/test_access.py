@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -14,6 +18,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from prometheus_client import CollectorRegistry
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from gmem_bank.access import Access, scope_of_method
 from gmem_bank.grpc_server import SERVICE_NAME
@@ -166,6 +172,133 @@ async def test_grpc_health_and_reflection_are_open(bank, access) -> None:
         check = health_pb2_grpc.HealthStub(channel).Check
         assert check(health_pb2.HealthCheckRequest()).status == 1
         assert SERVICE_NAME in ProtoReflectionDescriptorDatabase(channel).get_services()
+
+
+@pytest.fixture
+def logged() -> Iterator[list[Any]]:
+    with capture_logs(processors=[merge_contextvars]) as events:
+        yield events
+
+
+async def test_the_log_names_who_called_over_grpc(bank, access, keys, logged) -> None:
+    request = bank_pb2.SetAliasRequest(name="digits", alias="staging", selector="1")
+    with (
+        banks.grpc_service(bank, guard=access.grpc()) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub = bank_pb2_grpc.BankStub(channel)
+        for who in ("admin", "reader", None):
+            metadata = [("x-request-id", f"r-{who}")]
+            metadata += [] if who is None else [("x-api-key", keys[who])]
+            with contextlib.suppress(grpc.RpcError):
+                stub.SetAlias(request, metadata=metadata)
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    finished = [e for e in logged if e["event"] == "bank.request.finished"]
+    assert [(e["method"], e["code"], e.get("caller"), e["request_id"]) for e in finished] == [
+        ("SetAlias", "ok", "admin", "r-admin"),
+        ("SetAlias", "forbidden", "reader", "r-reader"),
+        ("SetAlias", "unauthenticated", None, "r-None"),
+    ]
+    assert [e["caller"] for e in logged if e["event"] == "store.alias.moved"] == ["admin"]
+
+
+async def test_the_log_names_who_asked_over_http(http, keys, logged) -> None:
+    path = "/v1/banks/digits/aliases/staging"
+    for who in ("admin", "reader", None):
+        headers = {"X-Request-Id": f"r-{who}"} | ({} if who is None else bearer(keys[who]))
+        await http.put(path, json={"selector": "1"}, headers=headers)
+    finished = [e for e in logged if e["event"] == "request.finished"]
+    assert [(e["path"], e["status"], e.get("caller"), e["request_id"]) for e in finished] == [
+        (path, 200, "admin", "r-admin"),
+        (path, 403, "reader", "r-reader"),
+        (path, 401, None, "r-None"),
+    ]
+    assert [e["caller"] for e in logged if e["event"] == "store.alias.moved"] == ["admin"]
+
+
+def half_open(channel: grpc.Channel, method: str, key: str | None = None) -> grpc.Future:
+    """A call that is begun and never sends its message."""
+
+    def nothing() -> Iterator[bytes]:
+        stop.wait()
+        yield from ()
+
+    stop = threading.Event()
+    call = channel.stream_stream(method)(
+        nothing(), metadata=[] if key is None else [("x-api-key", key)]
+    )
+    call.add_callback(stop.set)
+    return call
+
+
+@pytest.mark.parametrize(
+    ("method", "who"),
+    [
+        (f"/{SERVICE_NAME}/Draw", None),
+        (f"/{SERVICE_NAME}/Draw", "reader"),
+        ("/grpc.health.v1.Health/Check", None),
+        ("/grpc.health.v1.Health/Watch", None),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", None),
+    ],
+)
+async def test_calls_that_never_send_their_message_stop_no_draw(
+    bank, http, access, keys, method, who
+) -> None:
+    body = {"specs": [{"seed": 1}]}
+    with (
+        banks.grpc_service(bank, guard=access.grpc()) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        calls = [half_open(channel, method, who and keys[who]) for _ in range(40)]
+        client = BankClient(f"127.0.0.1:{server.port}", api_key=keys["reader"])
+        await client.start()
+        for seed in range(8):
+            assert len((await client.draw("digits", [DrawSpec(256, seed)]))[0]) == 256
+        await client.close()
+        drawn = await http.post("/v1/banks/digits/draw", json=body, headers=bearer(keys["reader"]))
+        assert drawn.status_code == 200
+        for call in calls:
+            call.cancel()
+
+
+async def test_a_call_without_a_key_is_refused_before_its_message(bank, access) -> None:
+    with (
+        banks.grpc_service(bank, guard=access.grpc()) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        call = half_open(channel, f"/{SERVICE_NAME}/Draw")
+        with pytest.raises(grpc.RpcError):
+            next(call)
+        assert call.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_health_answers_again_when_the_calls_that_kept_it_end(bank, access) -> None:
+    with (
+        banks.grpc_service(bank, guard=access.grpc()) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        check = health_pb2_grpc.HealthStub(channel).Check
+        calls = [half_open(channel, "/grpc.health.v1.Health/Check") for _ in range(40)]
+        until(lambda: sum(call.done() for call in calls) == 40 - 16)
+        with pytest.raises(grpc.RpcError, match="at most 16 calls at once"):
+            check(health_pb2.HealthCheckRequest())
+        for call in calls:
+            call.cancel()
+        until(lambda: _serving(check))
+
+
+def _serving(check: Any) -> bool:
+    try:
+        return check(health_pb2.HealthCheckRequest()).status == 1
+    except grpc.RpcError:
+        return False
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "the condition never held"
+        time.sleep(0.01)
 
 
 def test_a_method_that_is_not_known_to_read_is_for_admins() -> None:

@@ -112,7 +112,7 @@ def test_exports_leave_threads_for_draws(store: Store, bank: LocalBank) -> None:
 
 def test_taken_port_is_told(bank: LocalBank) -> None:
     with banks.grpc_service(bank) as server:
-        second = GrpcServer(bank.service, bank.pool, 1, "127.0.0.1", server.port)
+        second = GrpcServer(bank.service, 1, "127.0.0.1", server.port)
         with pytest.raises(NotReadyError, match=f"cannot listen on 127.0.0.1:{server.port}"):
             second.start()
 

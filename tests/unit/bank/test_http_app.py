@@ -10,12 +10,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from safetensors.numpy import load
 
-from gmem_bank import problems
 from gmem_bank.http_app import create_app
 from gmem_bank.local import LocalBank
 from gmem_shared.store import Store
 from gmem_shared.types import DrawSpec
 from tests.support import banks
+from tests.support.tracing import spans_in_memory
 
 DRAW, SEARCH = "/v1/banks/digits/draw", "/v1/banks/digits/search"
 NAN_QUERY = '{"queries": [[NaN, 1, 1, 1, 1, 1, 1, 1]]}'
@@ -181,7 +181,7 @@ async def test_fields_at_fault_are_listed(store: Store, http: httpx.AsyncClient)
     ("path", "body"),
     [
         ("/v1/banks/digits/gather", {"rows": ["x"] * 1000}),
-        (SEARCH, {"queries": [["x"] * 1000] * 1000}),
+        (SEARCH, {"queries": [["x"] * 1000] * 100}),
         (DRAW, {"specs": [{"seed": 1, "labels": ["x"] * 1000}]}),
         (DRAW, {f"field-{number}": 1 for number in range(1000)}),
     ],
@@ -223,12 +223,60 @@ async def test_a_client_that_leaves_during_its_request_is_no_defect(bank: LocalB
     assert sent[0]["status"] == 499
 
 
-async def test_huge_bodies_are_refused_before_they_are_read(
-    store: Store, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(problems, "MESSAGE_BYTES", 100)
-    response = await http.post(DRAW, content=b" " * 101)
+async def test_huge_bodies_are_refused(http: httpx.AsyncClient) -> None:
+    response = await http.post(DRAW, content=b" " * ((2 << 20) + 1))
     assert_problem(response, 413, "too_large")
+
+
+@pytest.mark.parametrize("path", ["/v1/banks/digits/gather", DRAW, SEARCH])
+async def test_bodies_of_many_values_are_refused_before_they_are_parsed(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = await http.post(path, content=b"1," * (1 << 18), headers=headers)
+    assert "at most 262144 values" in assert_problem(response, 413, "too_large")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/v1/banks/digits/gather", {"rows": [1] * 65537}, 422, "out_of_range"),
+        (DRAW, {"specs": [{"seed": 1, "labels": [1] * 65537}]}, 422, "out_of_range"),
+        (SEARCH, {"queries": [[1]], "labels": [1] * 65537}, 422, "out_of_range"),
+        (SEARCH, {"queries": [[1]] * 1024, "count": 1000}, 413, "too_large"),
+    ],
+)
+async def test_lists_have_an_end(
+    http: httpx.AsyncClient, path: str, body: Any, status: int, code: str
+) -> None:
+    assert_problem(await http.post(path, json=body), status, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/livez", 200), ("/nowhere", 404), ("/v1/banks/letters", 404)]
+)
+async def test_a_request_has_an_id_in_its_answer_and_in_its_problem(
+    http: httpx.AsyncClient, path: str, status: int
+) -> None:
+    answer = await http.get(path, headers={"X-Request-Id": "find-me"})
+    assert answer.status_code == status
+    assert answer.headers["x-request-id"] == "find-me"
+    assert status == 200 or answer.json()["request_id"] == "find-me"
+    other = await http.get(path, headers={"X-Request-Id": "not an id"})
+    assert len(other.headers["x-request-id"]) == 32
+
+
+async def test_a_request_continues_the_trace_it_belongs_to_and_begins_none(
+    http: httpx.AsyncClient,
+) -> None:
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with spans_in_memory() as exporter:
+        await http.get("/v1/banks")
+        await http.get("/v1/banks", headers={"traceparent": f"00-{trace}-{parent}-01"})
+        (span,) = exporter.get_finished_spans()
+    assert span.name == "GET /v1/banks"
+    assert f"{span.context.trace_id:032x}" == trace
+    assert f"{span.parent.span_id:016x}" == parent
 
 
 async def test_defects_do_not_leak(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.front import Front, running_front
+from gmem_generator.promises import Promises
+from tests.support.front import Front, eventually, running_front
 from tests.support.keys import LONG_AGO, bearer, keys_file
 
 KEYS = {
     "maker": {"scopes": ["generate"]},
+    "rival": {"scopes": ["generate"]},
     "reader": {"scopes": ["read"]},
     "late": {"scopes": ["generate", "read"], "expires": LONG_AGO},
 }
@@ -102,3 +105,47 @@ async def test_without_keys_everything_is_open_and_nobody_is_named(front, logged
 async def test_a_key_is_not_taken_for_a_request_id(front, keys) -> None:
     answer = await front.client.get("/livez", headers={"X-Request-Id": keys["maker"]})
     assert keys["maker"] not in answer.headers.values()
+
+
+async def test_nobody_takes_the_place_that_another_was_promised(keys, tmp_path: Path) -> None:
+    security = {"api_keys_file": tmp_path / "keys.json"}
+    async with running_front(max_waiting_images=4, security=security) as front:
+
+        async def ask(who: str, seed: int) -> httpx.Response:
+            body = {"num_images": 4, "seed": seed}
+            return await front.client.post("/generate", json=body, headers=bearer(keys[who]))
+
+        front.backend.gate.open.clear()
+        first = asyncio.create_task(ask("maker", 1))
+        await eventually(lambda: front.backend.running)
+        put_off = await ask("maker", 2)
+        assert put_off.status_code == 429
+        front.backend.gate.open.set()
+        assert (await first).status_code == 200
+        await asyncio.sleep(int(put_off.headers["Retry-After"]))
+        assert (await ask("rival", 2)).status_code == 429
+        assert (await ask("maker", 2)).status_code == 200
+
+
+async def test_what_is_remembered_of_a_request_that_was_put_off_is_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remembered: list[bytes] = []
+
+    def make(_: Promises, request: bytes, *__: float) -> int:
+        remembered.append(request)
+        return 1
+
+    monkeypatch.setattr(Promises, "make", make)
+    async with running_front(max_waiting_images=4) as front:
+        headers = {"Content-Type": "application/json"}
+        front.backend.gate.open.clear()
+        first = asyncio.create_task(front.generate(num_images=4))
+        await eventually(lambda: front.backend.running)
+        body = b'{"num_images": 4}' + b" " * 900_000
+        for _ in range(2):  # by admission, then by the gate
+            refused = await front.client.post("/generate", content=body, headers=headers)
+            assert refused.status_code == 429
+        front.backend.gate.open.set()
+        await first
+    assert [len(request) for request in remembered] == [16, 16]

@@ -24,6 +24,19 @@ def spans():
         yield exporter.get_finished_spans
 
 
+@pytest.mark.parametrize("ids", ["r1", "trace-1.b_C", "a,b,c", "x" * 64])
+def test_log_lines_carry_the_ids_of_all_that_something_is_done_for(ids) -> None:
+    assert tracing.identity({tracing.REQUEST_ID: ids}) == {"request_id": ids}
+
+
+@pytest.mark.parametrize(
+    "offered", ["", "a b", "x" * 65, "a,", ",a", "a\n", 'a"b', "gmem_secret", "a,gmem_secret"]
+)
+def test_whatever_else_is_sent_as_an_id_is_not_logged(offered) -> None:
+    assert tracing.identity({tracing.REQUEST_ID: offered}) == {}
+    assert not tracing.is_id(offered)
+
+
 @pytest.mark.parametrize(
     ("variables", "wanted"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -15,12 +16,11 @@ from starlette.types import Scope
 
 from gmem_generator import answers, negotiation
 from gmem_generator.attendance import attend
-from gmem_generator.body import CONTENT, JsonRoute
+from gmem_generator.body import JsonRoute
 from gmem_generator.jobs.idempotency import Key
 from gmem_generator.jobs.service import Jobs
 from gmem_generator.jobs.wishes import Wishes, caller, wishes
 from gmem_generator.metrics import Metrics
-from gmem_generator.middleware import STARTED
 from gmem_generator.openapi import (
     GENERATE_EXAMPLES,
     GENERATE_HEADERS,
@@ -34,16 +34,20 @@ from gmem_generator.schemas import GenerateAnswer, GenerateBody, GenerateRequest
 from gmem_generator.stopwatch import Stopwatch
 from gmem_generator.stream import ImageStream
 from gmem_shared.guard import PRINCIPAL
+from gmem_shared.request_scope import STARTED
 
 WISHES = "gmem.wishes"
 """Member of the scope: what the client wishes beyond an answer, if anything."""
+
+ASKED = "gmem.asked"
+"""Member of the scope: 16 bytes that stand for who asks and for what."""
 
 
 class Generation:
     """Answers requests: with images, with the images of an earlier answer, or with a job.
 
     Args:
-        gate: Lets a body pass or refuses it; jobs all pass.
+        gate: Lets a request pass or refuses it, given what stands for it; jobs all pass.
     """
 
     def __init__(
@@ -60,11 +64,13 @@ class Generation:
         self._gate = gate
         self._jobs = jobs
 
-    def enter(self, scope: Scope) -> None:
+    def enter(self, scope: Scope, content: bytes) -> None:
         """Look at the headers, and let the request pass or refuse it."""
         wished = scope[WISHES] = wishes(scope)
+        asked = hashlib.blake2b(content, digest_size=16, key=caller(scope).encode())
+        scope[ASKED] = asked.digest()
         if wished is None or not wished.job:
-            self._gate(scope[CONTENT])
+            self._gate(scope[ASKED])
 
     async def answer(
         self,
@@ -75,11 +81,11 @@ class Generation:
         """Answer with images; if the request came with this key before, with the same."""
         watch = Stopwatch(time.monotonic, request.scope[STARTED])
         spend = partial(self._quota.spend, request.scope[PRINCIPAL])
-        content = request.scope[CONTENT]
+        asked = request.scope[ASKED]
 
         async def run(deliver: Callable[[FinishedImage], None] = lambda _: None) -> Result:
-            async with self._once(key, body) as asked:
-                return await self._pipeline.run(asked, watch, content, deliver, spend=spend)
+            async with self._once(key, body) as pinned:
+                return await self._pipeline.run(pinned, watch, asked, deliver, spend=spend)
 
         form = negotiation.negotiate(request.headers.get("accept"))
         if form == negotiation.EVENTS:

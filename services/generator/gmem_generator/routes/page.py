@@ -10,6 +10,12 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 WEB = Path(__file__).parent.parent / "web"
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What browsers may load into the pages."""
+
 _NO_CACHE = {"Cache-Control": "no-cache"}
 
 

@@ -1,40 +1,31 @@
-"""Around every request: its id, the log event, the metrics, the headers, the last resort."""
+"""Around every HTTP request: its id, the log event, the metrics, the headers, the last resort."""
 
 from __future__ import annotations
 
 import logging
-import re
 import time
 import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import structlog
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gmem_generator.lifecycle import Drain
-from gmem_generator.metrics import Metrics
-from gmem_generator.problems import of_error
 from gmem_shared import tracing
-from gmem_shared.errors import InternalError
-from gmem_shared.guard import PRINCIPAL
-from gmem_shared.keys import ANONYMOUS, PREFIX
-from gmem_shared.security_headers import security_headers
+from gmem_shared.errors import GmemError, InternalError
+from gmem_shared.guard import PRINCIPAL, AsgiApp, AsgiScope
+from gmem_shared.keys import ANONYMOUS
 
 _PROBES = {"/livez", "/readyz", "/metrics"}
 """Asked every few seconds; logged only on request."""
 
 _log = structlog.get_logger(__name__)
 
-_REQUEST_ID = re.compile(rf"(?!{PREFIX})[A-Za-z0-9._-]{{1,64}}")
-"""Never an API key: the id is logged and sent back."""
-
-_CONTENT_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
 STARTED = "gmem.started"
 """Member of the scope: when the request came in, ``time.monotonic`` seconds."""
+
+
+def _uncounted(route: str, status: int, seconds: float) -> None:
+    """Count nothing."""
 
 
 class RequestScope:
@@ -42,18 +33,31 @@ class RequestScope:
 
     Args:
         app: What is served.
-        metrics: Counts the requests.
-        drain: Knows when the server is about to stop.
-        tls: Whether the server speaks TLS.
+        headers: Of every answer.
+        respond: Makes the answer out of an error.
+        begins: Whether a trace begins here if none came along.
+        finished: Called with the route, the status and the seconds of each request.
+        leaving: Whether the server is about to stop.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, *, tls: bool) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        *,
+        headers: Iterable[tuple[bytes, bytes]],
+        respond: Callable[[GmemError], AsgiApp],
+        begins: bool,
+        finished: Callable[[str, int, float], None] = _uncounted,
+        leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._app = app
-        self._metrics = metrics
-        self._drain = drain
-        self._headers = security_headers(_CONTENT_POLICY, tls=tls)
+        self._headers = list(headers)
+        self._respond = respond
+        self._begins = begins
+        self._finished = finished
+        self._leaving = leaving
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Any, send: Any) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -63,18 +67,18 @@ class RequestScope:
         status = 0
         started = scope[STARTED] = time.monotonic()
 
-        async def send_with_headers(message: Message) -> None:
+        async def send_with_headers(message: dict[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 identity = (b"x-request-id", request_id.encode())
                 message["headers"] = [*message["headers"], identity, *self._headers]
-                if self._drain.leaving:  # the next request had better take another connection
+                if self._leaving():  # the next request had better take another connection
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        probe = scope["path"] in _PROBES
-        with tracing.serving(scope["path"], carrier, begins=not probe) as span:
+        begins = self._begins and scope["path"] not in _PROBES
+        with tracing.serving(scope["path"], carrier, begins=begins) as span:
             try:
                 await self._app(scope, receive, send_with_headers)
             except Exception:
@@ -82,16 +86,16 @@ class RequestScope:
                 if status:
                     raise  # too late for a status: the server cuts the connection
                 error = InternalError("the server failed on this request; its log has the details")
-                await of_error(error)(scope, receive, send_with_headers)
+                await self._respond(error)(scope, receive, send_with_headers)
             finally:
                 route = self._account(scope, status, time.monotonic() - started)
                 if span is not None:
                     tracing.answered(span, f"{scope['method']} {route}", status)
 
-    def _account(self, scope: Scope, status: int, seconds: float) -> str:
+    def _account(self, scope: AsgiScope, status: int, seconds: float) -> str:
         """Count and log a request; return its route."""
         route: str = getattr(scope.get("route"), "path", "other")
-        self._metrics.finished(route, status, seconds)
+        self._finished(route, status, seconds)
         principal = scope.get(PRINCIPAL, ANONYMOUS)
         _log.log(
             logging.DEBUG if route in _PROBES else logging.INFO,
@@ -105,12 +109,14 @@ class RequestScope:
         return route
 
 
-def _carrier(scope: Scope) -> dict[str, str]:
+_REQUEST_ID, _TRACEPARENT = tracing.REQUEST_ID.encode(), tracing.TRACEPARENT.encode()
+
+
+def _carrier(scope: AsgiScope) -> dict[str, str]:
     """Return what came along with a request; one without a good id gets one."""
-    headers = Headers(scope=scope)
-    offered = headers.get(tracing.REQUEST_ID, "")
-    good = _REQUEST_ID.fullmatch(offered)
-    carrier = {tracing.REQUEST_ID: offered if good else uuid.uuid4().hex}
-    if traceparent := headers.get(tracing.TRACEPARENT):
-        carrier[tracing.TRACEPARENT] = traceparent
+    headers = dict(reversed(scope["headers"]))  # of several, the first counts
+    offered = headers.get(_REQUEST_ID, b"").decode("latin-1")
+    carrier = {tracing.REQUEST_ID: offered if tracing.is_id(offered) else uuid.uuid4().hex}
+    if traceparent := headers.get(_TRACEPARENT):
+        carrier[tracing.TRACEPARENT] = traceparent.decode("latin-1")
     return carrier
