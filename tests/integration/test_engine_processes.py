@@ -166,12 +166,13 @@ def test_a_swap_leaves_no_task_of_two_versions(pool: EnginePool, store: Store) -
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests.support.backends import engine_pool
 from tests.support.engine import Recorder, eventually, is_ready, make_task
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
     pool = engine_pool(sys.argv[1], Path(sys.argv[1]) / "cache")
     pool.start()
     eventually(lambda: is_ready(pool))

@@ -53,8 +53,13 @@ class Receiver:
     spans: list[Seen] = field(default_factory=list)
 
     def of_trace(self, trace: str) -> dict[str, Seen]:
-        """The spans of one trace by name, each of which comes once."""
-        found = [span for span in list(self.spans) if span.trace == trace]
+        """The spans of one trace by name, each of which comes once.
+
+        Without those of what a front end looks up every few seconds, in the trace of whom it meets.
+        """
+        lookups = {"bank.Describe", "bank.ListBanks"}
+        spans = [span for span in list(self.spans) if span.name not in lookups]
+        found = [span for span in spans if span.trace == trace]
         names = [span.name for span in found]
         assert len(names) == len(set(names)), names
         return {span.name: span for span in found}
