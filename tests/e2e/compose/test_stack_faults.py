@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import configparser
 import hashlib
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 import httpx
+import obstore
 import pytest
+from obstore.exceptions import BaseError
 
 from gmem_shared.errors import GmemError
 from gmem_shared.settings import StoreSettings
@@ -169,13 +173,14 @@ def test_30_ms_more_on_the_way_are_30_ms_more(stack: Project, judged: Judge, oth
 
 
 def test_a_full_disk_of_the_store_stops_publishing_and_nothing_else(
-    stack: Project, judged: Judge
+    stack: Project, place: StoreSettings, judged: Judge
 ) -> None:
     with judged("disk of the store full") as found:
         on_disk(stack, "dd if=/dev/zero of=/data/filler bs=1M 2>/dev/null || true")
-        published = train(stack, seed=3, check=False)
-        on_disk(stack, "rm /data/filler")
-        stack.wait_healthy("object-store")
+        with filled(place):
+            published = train(stack, seed=3, check=False)
+            on_disk(stack, "rm /data/filler")
+            stack.wait_healthy("object-store")
     (verdict,) = found
     assert verdict.failed == 0
     assert "published" not in published
@@ -242,6 +247,29 @@ def on_disk(project: Project, script: str) -> None:
     volume = f"{project.name}_object-store:/data"
     image = project.inspect(project.container("object-store"))["Config"]["Image"]
     run("docker", "run", "--rm", "-v", volume, "--entrypoint", "sh", image, "-c", script)
+
+
+@contextmanager
+def filled(place: StoreSettings) -> Iterator[None]:
+    """Write until nothing more is taken: a server may have had room of its own on a full disk."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(Path(str(place.credentials_file)).read_text())
+    bucket = obstore.store.from_url(
+        "s3://gmem/filler",
+        access_key_id=parser["default"]["aws_access_key_id"],
+        secret_access_key=parser["default"]["aws_secret_access_key"],
+        client_options={"allow_http": True, "timeout": timedelta(seconds=5)},
+        retry_config={"max_retries": 0},
+    )
+    with pytest.raises(BaseError):
+        write(bucket, 2048)
+    yield
+    obstore.delete(bucket, [entry["path"] for page in obstore.list(bucket) for entry in page])
+
+
+def write(bucket: obstore.store.S3Store, mebibytes: int) -> None:
+    for number in range(mebibytes):
+        obstore.put(bucket, str(number), bytes(1 << 20))
 
 
 def train(project: Project, seed: int, *, check: bool = True) -> str:
