@@ -73,10 +73,6 @@ test: $(VENV)/.dev ## Run the tests (T=path ARGS='-k name')
 e2e-compose: $(VENV)/.dev ## Build the images, run all of docker-compose.yml, break it, take it down
 	@GMEM_TEST_REQUIRE=docker $(BIN)/python -m pytest tests/e2e/compose -m docker -s $(ARGS)
 
-.PHONY: e2e-images
-e2e-images: $(VENV)/.dev ## Build the images that e2e-compose and e2e-kubernetes start
-	@$(BIN)/python -m tests.e2e.compose.images
-
 .PHONY: e2e-kubernetes
 e2e-kubernetes: $(VENV)/.dev ## Start the pods of k8s/overlays/dev under podman, no cluster
 	@GMEM_TEST_REQUIRE=podman,kubectl $(BIN)/python -m pytest tests/e2e/kubernetes -m podman $(ARGS)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.compose import images
-from tests.e2e.compose.engine import HERE, run
+from tests.e2e.compose.engine import HERE, Project, compose_files, run
 from tests.e2e.kubernetes.podman import Podman
 from tests.support.kubernetes.manifests import Manifests, Pod, render
 
@@ -30,7 +29,7 @@ def running(
     manifests: Manifests, pods: dict[str, Pod], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Podman]:
     """Redis, a store, one training, then everything that serves."""
-    images.build()
+    Project("gmem-images", compose_files(), (), {"STORE_DISK": "/dev/null"}).build()
     run(
         "docker",
         "build",
