@@ -1,8 +1,7 @@
 """The threads of a gRPC server.
 
 gRPC gives a call a thread before its message is there, and the message may never come. So threads
-that only wait do not count. Many threads for all calls would be simpler, but where calls come
-faster than they are answered each wakes another thread: a draw then costs a fifth more.
+that only wait do not count (docs/adr/0018).
 """
 
 from __future__ import annotations
