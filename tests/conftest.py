@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.e2e.compose.engine import engine_runs
 
@@ -48,6 +49,13 @@ COMPONENTS = {
         "Prometheus and promtool (apt-get install prometheus)",
     ),
 }
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Log events are kept from the terminal."""
+    with capture_logs():
+        yield
 
 
 @pytest.fixture

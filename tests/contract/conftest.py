@@ -10,6 +10,7 @@ from gmem_model.embedded import EmbeddedBackend
 from gmem_shared.store import Store
 from tests.support.backends import engine_pool
 from tests.support.models import publish_families
+from tests.support.redis import running_redis
 from tests.support.triton import TritonServer, running_triton
 
 
@@ -24,6 +25,12 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 def triton(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     with running_triton(store_url, tmp_path_factory.mktemp("triton")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

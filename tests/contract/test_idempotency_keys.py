@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from gmem_generator.jobs.connection import Connection
 from gmem_generator.jobs.idempotency import Idempotency, Key
@@ -16,27 +15,17 @@ from gmem_generator.metrics import Metrics
 from gmem_generator.schemas import GenerateRequest, Memory
 from gmem_shared.errors import InFlightError, KeyReusedError, NotReadyError
 from gmem_shared.settings import JobsSettings, RedisSettings
-from tests.support.redis import bad_line, redis_server, running_redis
+from tests.support.redis import bad_line, redis_server
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 REQUEST = GenerateRequest(num_images=3, memory=Memory(exclude=list(range(65536))))
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with capture_logs():
-        yield
 
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch) -> None:
     monkeypatch.setattr("gmem_generator.jobs.idempotency._LOCK_MS", 400)
     monkeypatch.setattr("gmem_generator.jobs.idempotency._RENEW_SECONDS", 0.05)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    with running_redis(tmp_path_factory.mktemp("redis")) as url:
-        yield url
 
 
 class Keys:
@@ -145,15 +134,15 @@ class TestStandIn(Contract):
 @pytest.mark.redis
 class TestRedis(Contract):
     @pytest.fixture
-    async def keys(self, server) -> AsyncIterator[Keys]:
-        keys = Keys(server)
+    async def keys(self, redis_url) -> AsyncIterator[Keys]:
+        keys = Keys(redis_url)
         async with keys.connection.calling() as redis:
             await redis.flushall()
         yield keys
         await keys.connection.close()
 
-    async def test_a_lock_whose_reply_was_lost_is_ones_own(self, keys, server) -> None:
-        async with bad_line(server) as line:
+    async def test_a_lock_whose_reply_was_lost_is_ones_own(self, keys, redis_url) -> None:
+        async with bad_line(redis_url) as line:
             front = Keys(line.url)
             line.cut_at(b"PTTL")
             async with front.once() as request:

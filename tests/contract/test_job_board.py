@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from gmem_generator.jobs.board import Board, Note
 from gmem_generator.jobs.connection import Connection
@@ -20,22 +19,12 @@ from gmem_generator.metrics import Metrics
 from gmem_generator.schemas import GenerateRequest, Memory, Version
 from gmem_shared.errors import ConflictError, OverloadedError, OverQuotaError, UnknownJobError
 from gmem_shared.settings import JobsSettings, RedisSettings
-from tests.support.redis import Line, bad_line, running_redis
+from tests.support.redis import Line, bad_line
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 REQUEST = GenerateRequest(num_images=40, seed=1, memory=Memory(rows=[3, 4]))
 CLAIM_SECONDS = 0.2
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with capture_logs():
-        yield
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    with running_redis(tmp_path_factory.mktemp("redis")) as url:
-        yield url
 
 
 class Office:
@@ -334,17 +323,17 @@ class TestStandIn(Contract):
 @pytest.mark.redis
 class TestRedis(Contract):
     @pytest.fixture
-    async def office(self, server) -> AsyncIterator[Office]:
-        office = Office(server, max_unfinished=3, keep_seconds=3600, kept_bytes=2 << 20)
+    async def office(self, redis_url) -> AsyncIterator[Office]:
+        office = Office(redis_url, max_unfinished=3, keep_seconds=3600, kept_bytes=2 << 20)
         async with office.connection.calling() as redis:
             await redis.flushall()
         yield office
         await office.connection.close()
 
     @pytest.fixture
-    async def losing(self, office, server) -> AsyncIterator[tuple[Office, Line]]:
+    async def losing(self, office, redis_url) -> AsyncIterator[tuple[Office, Line]]:
         """The same as ``office``, behind a line that may be cut."""
-        async with bad_line(server) as line:
+        async with bad_line(redis_url) as line:
             cut_off = Office(line.url)
             yield cut_off, line
             await cut_off.connection.close()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from gmem_bank.local import LocalBank
 from gmem_generator.app import create_app
@@ -23,15 +21,9 @@ from tests.support.backends import until
 from tests.support.models import publish_tiny_model
 from tests.support.redis import running_redis
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.usefixtures("quiet")]
 
 POLL_SECONDS, AT_ONCE_SECONDS = 600.0, 5.0
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with capture_logs():
-        yield
 
 
 async def test_bank_engine_and_front_end_follow_a_move_before_any_poll(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import httpx
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from gmem_bank.local import LocalBank
 from gmem_generator.app import create_app
@@ -23,14 +22,10 @@ from tests.support import banks
 from tests.support.backends import embedded_backend, until
 from tests.support.models import TEST_ENCODER, label_config, publish_tiny_model
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 REQUEST = {"class_label": "class-2", "num_images": 4, "seed": 42}
 ROWS, CLASSES = 40, 4
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with capture_logs():
-        yield
 
 
 def publish_bank(

@@ -8,25 +8,20 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from structlog.testing import capture_logs
 
 from gmem_shared.http_server import HEAD_BYTES
 from tests.support.http_server import Served, served
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 REQUEST = {"class_label": 7, "num_images": 4, "seed": 42}
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with capture_logs():
-        yield
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:

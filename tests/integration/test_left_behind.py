@@ -15,7 +15,6 @@ import aiohttp
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from gmem_bank.local import LocalBank
 from gmem_generator.admission import Ticket
@@ -28,6 +27,8 @@ from tests.support import banks
 from tests.support.backends import embedded_backend
 from tests.support.http_server import Served, served
 from tests.support.models import TEST_ENCODER, publish_tiny_model
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 ROUNDS, CLIENTS, LIMIT = 20, 8, 16
 OF_REQUESTS = (GenerationTask, Plan, Snippets, Ticket)
@@ -45,12 +46,6 @@ KINDS: dict[str, tuple[dict[str, Any], str, float | None, set[int]]] = {
     "out of range": ({"num_steps": -1}, JSON, None, {422, 429}),
 }
 """Body, form of the answer, patience of the client in seconds, and how it may end; 0: left."""
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with capture_logs():
-        yield
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from gmem_generator.metrics import Metrics
 from gmem_generator.quota import Quota
@@ -20,7 +18,7 @@ from tests.support.quota import spent
 from tests.support.redis import running_redis
 from tests.support.stack import free_port
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.usefixtures("quiet")]
 
 ALICE = Principal("alice", frozenset(["generate"]))
 
@@ -31,12 +29,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.seconds
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with capture_logs():
-        yield
 
 
 def quota_of(url: str, clock: Clock | None = None, **settings: str) -> Quota:
