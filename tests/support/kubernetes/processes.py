@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
-from typing import Any
+from unittest import mock
 from urllib.parse import urlsplit
 
 import typer
-from pydantic import ValidationError
 
 import gmem_bank.http_app
 from gmem_bank import server as bank_server
 from gmem_generator import readiness, serving
 from gmem_generator.routes import health
 from gmem_shared.cli import app as gmem
+from gmem_shared.errors import InvalidRequestError
 from gmem_shared.ports import load
-from gmem_shared.settings import Settings
+from gmem_shared.settings import Settings, read_settings
 from tests.support.kubernetes.manifests import FOLDER, Manifests, Object, Pod
 
 ROOT = FOLDER.parent
@@ -67,7 +68,7 @@ def settings(manifests: Manifests) -> Iterator[str]:
                 yield f"{pod.where}: can write to {mounted} only"
             try:
                 found = settings_of(given)
-            except (ValidationError, ValueError) as error:
+            except InvalidRequestError as error:
                 yield f"{pod.where}: {error}"
                 continue
             yield from _choices(found, pod)
@@ -122,7 +123,7 @@ def protection(manifests: Manifests) -> Iterator[str]:
     found = {}
     for pod in _ours(manifests):
         given, _ = manifests.environment(pod.main)
-        with contextlib.suppress(ValidationError, ValueError):  # `settings` says so
+        with contextlib.suppress(InvalidRequestError):  # `settings` says so
             found[pod.name] = settings_of(given)
     encrypted = {name for name, each in found.items() if each.security.tls_cert_file is not None}
     if encrypted - {"generator"} not in (set(), {"bank", "triton"}):
@@ -149,7 +150,7 @@ def endings(manifests: Manifests) -> Iterator[str]:
         given, _ = manifests.environment(container)
         try:
             found = settings_of(given)
-        except (ValidationError, ValueError):
+        except InvalidRequestError:
             continue  # `settings` says so
         drain = {
             "bank": 2 * bank_server._GRACE_SECONDS,
@@ -254,24 +255,15 @@ def settings_of(environment: dict[str, str]) -> Settings:
     """The settings that a process with this environment has.
 
     Raises:
-        ValueError: A GMEM_* variable is no setting, or has a value that is refused; that files
-            exist is not asked here.
+        InvalidRequestError: A GMEM_* variable is no setting, or has a value that is refused; that
+            files exist is not asked here.
     """
-    values: dict[str, dict[str, str]] = {section: {} for section in Settings.model_fields}
-    for name, value in environment.items():
-        if not name.startswith("GMEM_"):
-            continue
-        section, _, field = name.removeprefix("GMEM_").lower().partition("__")
-        if section not in values:
-            raise ValueError(f"{name} is no setting")
-        if field.endswith("_file"):
-            value = __file__
-        values[section][field] = value  # a section refuses fields that it does not know
-    sections: dict[str, Any] = {
-        section: field.annotation.model_validate(values[section])  # type: ignore[union-attr]
-        for section, field in Settings.model_fields.items()
-    }
-    return Settings.model_construct(**sections)
+    for name in environment:
+        if name.startswith("GMEM_") and "__" not in name:  # a process leaves it to others
+            raise InvalidRequestError(f"{name} is no setting")
+    given = {n: __file__ if n.endswith("_FILE") else value for n, value in environment.items()}
+    with mock.patch.dict(os.environ, given, clear=True):
+        return read_settings()
 
 
 def _ours(manifests: Manifests) -> list[Pod]:
