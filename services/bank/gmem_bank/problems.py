@@ -11,23 +11,22 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from gmem_shared import tracing
 from gmem_shared.errors import (
-    CancelledError,
     GmemError,
     InvalidRequestError,
     NotFoundError,
     OutOfRangeError,
-    TooLargeError,
     to_headers,
     to_problem,
 )
+from gmem_shared.http_body import read_body, too_large
 
 _MAX_BYTES = 2 << 20
 _MAX_VALUES = 1 << 18
 """Numbers of a body. The event loop does nothing else while it reads them; gRPC takes more."""
+_ADVICE = "; send several requests, or use gRPC"
 _RANGE = frozenset({"greater_than_equal", "less_than_equal", "too_short", "too_long"})
 _MAX_ERRORS = 10
 
@@ -47,23 +46,10 @@ class LimitedRoute(APIRoute):
 
 
 async def _read(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MAX_BYTES:
-                raise _too_large(f"{_MAX_BYTES} bytes")
-    except ClientDisconnect as error:
-        raise CancelledError("the client left before its request was complete") from error
+    body = await read_body(request, _MAX_BYTES, _ADVICE)
     if body.count(b",") >= _MAX_VALUES:
-        raise _too_large(f"{_MAX_VALUES} values")
-    return bytes(body)
-
-
-def _too_large(most: str) -> TooLargeError:
-    return TooLargeError(
-        f"expected a body of at most {most}, found a larger one; send several requests, or use gRPC"
-    )
+        raise too_large(f"{_MAX_VALUES} values", _ADVICE)
+    return body
 
 
 def install(app: FastAPI) -> None:

@@ -11,11 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from gmem_shared.errors import CancelledError, InvalidRequestError, TooLargeError
+from gmem_shared.errors import InvalidRequestError
+from gmem_shared.http_body import read_body
 
 _EXACT = 2.0**53  # beyond, a float no longer says which integer was meant
 
@@ -65,7 +66,7 @@ class JsonRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             _require_json(request)
-            body = understand(request.scope, await _read(request, max_bytes))
+            body = understand(request.scope, await read_body(request, max_bytes))
             response: Response = await endpoint(request, body)
             return response
 
@@ -134,22 +135,3 @@ def _require_json(request: Request) -> None:
             f"expected 'Content-Type: application/json', found {media_type[:100]!r}; "
             "with curl, add -H 'Content-Type: application/json'",
         )
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes:
-        raise _too_large(max_bytes)
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise _too_large(max_bytes)
-    except ClientDisconnect as error:
-        raise CancelledError("the client left before its request was complete") from error
-    return bytes(body)
-
-
-def _too_large(max_bytes: int) -> TooLargeError:
-    return TooLargeError(f"expected a body of at most {max_bytes} bytes, found a larger one")
