@@ -41,10 +41,15 @@ class Podman:
     folder: Path
     network: str = "gmem-pods"
 
+    def __post_init__(self) -> None:
+        self._configuration.write_text(CONFIGURATION)
+
+    @property
+    def _configuration(self) -> Path:
+        return self.folder / "containers.conf"
+
     def command(self, *arguments: str, **options: Any) -> str:
-        configuration = self.folder / "containers.conf"
-        configuration.write_text(CONFIGURATION)
-        environment = os.environ | {"CONTAINERS_CONF": str(configuration)}
+        environment = os.environ | {"CONTAINERS_CONF": str(self._configuration)}
         return run("podman", "--log-level=fatal", *arguments, env=environment, **options)
 
     def load(self, *images: str) -> None:
